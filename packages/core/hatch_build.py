@@ -35,7 +35,7 @@ def workspace_version(package: Path) -> str:
         version_file = folder / "VERSION"
         if version_file.is_file():
             return version_file.read_text(encoding="utf-8").strip()
-    raise FileNotFoundError(f"no file VERSION above {package}: build from a checkout of the workspace or from a source distribution")
+    raise FileNotFoundError(f"no file VERSION above {package}: build from a checkout of the workspace or from an sdist")
 
 
 def pinned(requirements: list[str], version: str) -> list[str]:
