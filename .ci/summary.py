@@ -111,9 +111,10 @@ def count(session: Session, backends: list[str]) -> None:
             session.skipped += int(number)
     conformance = [match for line in session.lines if (match := CONFORMANCE.match(line))]
     ran = {match["backend"] for match in conformance if int(match["passed"]) > 0 and "failed" not in match["rest"]}
-    if not summaries:
-        session.problems.append("pytest printed no summary")
-    session.problems += [f"no clean conformance run of {backend}" for backend in backends if backend not in ran]
+    if summaries:
+        session.problems += [f"no clean conformance run of {backend}" for backend in backends if backend not in ran]
+    else:
+        session.problems.append("pytest did not run to its end")
     if not session.succeeded and not session.failed and not session.problems:
         session.problems.append("failed, although no test did")
     session.failed += len(session.problems)
