@@ -1,0 +1,31 @@
+"""What a kicker would store, taken from it through taskiq's public API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import taskiq
+from taskiq.kicker import AsyncKicker
+
+_ANY_TIME = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class _Capture(taskiq.ScheduleSource):
+    """A source that keeps what it is given: the definition as taskiq itself prepares it (labels, arguments, ids)."""
+
+    captured: taskiq.ScheduledTask
+
+    async def get_schedules(self) -> list[taskiq.ScheduledTask]:
+        return []
+
+    async def add_schedule(self, schedule: taskiq.ScheduledTask) -> None:
+        self.captured = schedule
+
+
+async def captured_task(kicker: AsyncKicker[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> taskiq.ScheduledTask:
+    """Return the task as taskiq would schedule it; its time means nothing."""
+    capture = _Capture()
+    await kicker.schedule_by_time(capture, _ANY_TIME, *args, **kwargs)
+    return capture.captured

@@ -1,0 +1,133 @@
+"""Claiming and settling: where the store's claims meet what they mean.
+
+Both ways of sending use it, taskiq's stock loop (`taskiq_sources.stock`) and an engine that sends in batches. Knows no database
+and does not send.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+
+from taskiq_sources import definitions, occurrences
+from taskiq_sources.clock import Clock
+from taskiq_sources.definitions import Defaults
+from taskiq_sources.errors import ScheduleDecodeError, TaskiqSourcesError
+from taskiq_sources.models import Claim, Outcome
+from taskiq_sources.occurrences import Dispatch, Plan
+from taskiq_sources.store import ScheduleStore
+
+logger = logging.getLogger("taskiq_sources")
+
+#: How often the history is cut to its limits, at most. Far below any sensible retention, and cheap.
+PRUNE_INTERVAL = timedelta(minutes=10)
+
+
+class ClaimDesk:
+    """Takes due occurrences from a store, ready to be sent, and records what became of them.
+
+    Args:
+        store: Where schedules live.
+        clock: What decides what is due.
+        defaults: How documents are read.
+        claimant: Who claims, for people to read.
+        lease: How long a claim holds others off.
+        run_retention: How long history rows are kept.
+        max_run_rows: How many history rows are kept at most.
+    """
+
+    def __init__(
+        self,
+        store: ScheduleStore,
+        clock: Clock,
+        defaults: Defaults,
+        *,
+        claimant: str,
+        lease: timedelta,
+        run_retention: timedelta,
+        max_run_rows: int,
+    ) -> None:
+        self.lease = lease
+        self._store = store
+        self._clock = clock
+        self._defaults = defaults
+        self._claimant = claimant
+        self._run_retention = run_retention
+        self._max_run_rows = max_run_rows
+        self._pruned_at: datetime | None = None
+
+    async def take(
+        self,
+        *,
+        limit: int,
+        ids: Collection[str] | None = None,
+        early: timedelta = timedelta(0),
+    ) -> list[Dispatch]:
+        """Claim up to `limit` due occurrences and return those that are to be sent.
+
+        What the misfire policy drops is recorded, what cannot be read is quarantined: both count towards `limit` but are not
+        returned.
+
+        Args:
+            limit: How many to claim at most.
+            ids: Consider only these schedules.
+            early: Accept occurrences up to this long before they are due.
+
+        Raises:
+            SourceConnectionError: The store cannot be reached. What was claimed by then is free again when its lease ends.
+        """
+        now = await self._clock.now()
+        claims = await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
+        plans = [self._plan(claim, now) for claim in claims]
+        first = [plan.settle_first for plan in plans if plan.settle_first is not None]
+        lost = await self._store.settle(first) if first else frozenset()
+        return [plan.dispatch for plan in plans if plan.dispatch is not None and plan.dispatch.claim.schedule.id not in lost]
+
+    async def sent(self, dispatch: Dispatch) -> Outcome:
+        """Record that the broker took an occurrence; return where the schedule goes from there."""
+        outcome = occurrences.sent(dispatch, await self._clock.now())
+        await self.settle([outcome])
+        return outcome
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
+        """Record outcomes, cut the history when it is time, and return the ids of the lost ones (see `ScheduleStore.settle`)."""
+        lost = await self._store.settle(outcomes)
+        for schedule_id in lost:
+            logger.warning(
+                "Schedule %r was taken over, edited or deleted while one of its occurrences was being sent; if it is sent again, "
+                "the message has the same task_id.",
+                schedule_id,
+            )
+        await self._prune_now_and_then()
+        return lost
+
+    def _plan(self, claim: Claim, now: datetime) -> Plan:
+        schedule_id = claim.schedule.id
+        try:
+            plan = occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
+        except ScheduleDecodeError as error:
+            logger.error("Schedule %r is quarantined: %s", schedule_id, error)  # noqa: TRY400 - a traceback would not help anybody
+            return Plan(settle_first=occurrences.quarantined(claim, error))
+        except Exception as error:  # one schedule that trips a bug must not stop the others
+            logger.exception("Schedule %r is quarantined: planning its occurrence failed", schedule_id)
+            return Plan(settle_first=occurrences.quarantined(claim, error))
+        for run in () if plan.settle_first is None else plan.settle_first.runs:
+            logger.warning(
+                "Schedule %r: %d occurrence(s) up to %s not sent: %s.",
+                schedule_id,
+                run.coalesced,
+                run.scheduled_for.isoformat(),
+                run.error or "later than the misfire policy allows",
+            )
+        return plan
+
+    async def _prune_now_and_then(self) -> None:
+        now = await self._clock.now()
+        if self._pruned_at is not None and now - self._pruned_at < PRUNE_INTERVAL:
+            return
+        self._pruned_at = now
+        try:
+            await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
+        except TaskiqSourcesError:  # the occurrence is settled; housekeeping can wait for the next time
+            logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)

@@ -1,0 +1,78 @@
+"""`CreatedSchedule`: the handle that an application keeps of a schedule it has created."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from taskiq import AsyncResultBackend, AsyncTaskiqTask
+from taskiq.kicker import AsyncKicker
+from taskiq.scheduler.created_schedule import CreatedSchedule as TaskiqCreatedSchedule
+
+from taskiq_sources.options import ScheduleOptions
+from taskiq_sources.tasks import ScheduledTask
+
+if TYPE_CHECKING:
+    from taskiq_sources.source import ScheduleSource
+
+_ReturnType = TypeVar("_ReturnType")
+
+
+class CreatedSchedule(TaskiqCreatedSchedule[_ReturnType]):
+    """A stored schedule: taskiq's handle, with pause, resume, reschedule and run-now.
+
+    Attributes:
+        schedule_id: Its id.
+        task: What was stored.
+        next_run_at: When its pending occurrence is due, as of the last call on this handle; aware UTC. None when nothing is
+            pending.
+    """
+
+    source: ScheduleSource
+    task: ScheduledTask
+
+    def __init__(
+        self,
+        kicker: AsyncKicker[Any, _ReturnType],
+        source: ScheduleSource,
+        task: ScheduledTask,
+        next_run_at: datetime | None,
+    ) -> None:
+        super().__init__(kicker, source, task)
+        self.next_run_at = next_run_at
+
+    async def pause(self) -> None:
+        """Keep it from running until `resume`. Idempotent; raises `ScheduleNotFoundError` if it is gone."""
+        self.next_run_at = (await self.source.pause(self.schedule_id)).state.next_run_at
+
+    async def resume(self, *, catch_up: bool = False) -> None:
+        """Let it run again, see `ScheduleSource.resume`."""
+        self.next_run_at = (await self.source.resume(self.schedule_id, catch_up=catch_up)).state.next_run_at
+
+    async def reschedule(
+        self,
+        *,
+        cron: str | None = None,
+        cron_offset: str | timedelta | tzinfo | None = None,
+        interval: int | timedelta | None = None,
+        time: datetime | None = None,
+        options: ScheduleOptions | None = None,
+    ) -> None:
+        """Give it other triggers, see `ScheduleSource.reschedule`."""
+        info = await self.source.reschedule(
+            self.schedule_id,
+            cron=cron,
+            cron_offset=cron_offset,
+            interval=interval,
+            time=time,
+            options=options,
+        )
+        self.next_run_at = info.state.next_run_at
+        if info.task is not None:
+            self.task = info.task
+
+    async def run_now(self) -> AsyncTaskiqTask[_ReturnType]:
+        """Have it sent once more, now, through the schedulers; return the handle of that very run."""
+        task_id = await self.source.run_now(self.schedule_id)
+        backend: AsyncResultBackend[Any] = self.kicker.broker.result_backend
+        return AsyncTaskiqTask(task_id=task_id, result_backend=backend, return_type=self.kicker.return_type)

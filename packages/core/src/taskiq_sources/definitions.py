@@ -1,0 +1,234 @@
+"""From what users write to what stores keep: validation, default resolution, the first occurrence. Pure; no store is called."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import taskiq
+from pydantic import ValidationError
+from taskiq.abc.serializer import TaskiqSerializer
+
+from taskiq_sources import codec
+from taskiq_sources.clock import floor_ms, to_ms
+from taskiq_sources.codec import Definition
+from taskiq_sources.errors import ScheduleDecodeError, ScheduleValidationError
+from taskiq_sources.models import StoredSchedule
+from taskiq_sources.options import OPTIONS_LABEL, ScheduleOptions
+from taskiq_sources.tasks import ScheduledTask
+from taskiq_sources.triggers import Timetable, Zone, compile_cron, jittered, parse_zone
+
+MAX_ID_LENGTH = 255
+MAX_TASK_NAME_LENGTH = 512
+
+#: What the stock loop is given as the id of a single occurrence (`taskiq_sources.stock`). Refused as an id, so never ambiguous.
+HANDED_OUT_ID = re.compile(r"(?P<id>.+)@\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z~[0-9a-z]+", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a source fills in where a schedule says nothing, and how it stores arguments."""
+
+    options: ScheduleOptions = ScheduleOptions()
+    timezone: Zone = "UTC"
+    serializer: TaskiqSerializer | None = None
+
+
+def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
+    """Validate what a user wrote and resolve all defaults.
+
+    Raises:
+        ScheduleValidationError: Something in it is refused; the error names schedule, field, value and fix.
+    """
+    try:
+        check_id(task.schedule_id)
+        _check_name("task_name", task.task_name, MAX_TASK_NAME_LENGTH)
+        own = task if isinstance(task, ScheduledTask) else ScheduledTask(**dict(task))
+        labels = dict(own.labels)
+        labelled = ScheduleOptions.from_label(labels.pop(OPTIONS_LABEL)) if OPTIONS_LABEL in labels else ScheduleOptions()
+        options = (own.schedule_options or ScheduleOptions()).over(labelled).over(defaults.options)
+        offset = None if own.cron_offset is None else parse_zone(own.cron_offset, field="cron_offset")
+        if own.cron is not None:
+            compile_cron(own.cron, defaults.timezone if offset is None else offset, options.dst)
+        clean: dict[str, Any] = {
+            "labels": labels,
+            "cron_offset": offset,
+            "interval": _checked_interval(own.interval),
+            "time": _utc(own.time),
+            "schedule_options": options,
+        }
+        return Definition(task=own.model_copy(update=clean), options=options, timezone=defaults.timezone)
+    except ScheduleValidationError as error:
+        raise error.for_schedule(task.schedule_id) from error
+
+
+def store_form(definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:
+    """Return the row of a new schedule created at `now`.
+
+    Raises:
+        ScheduleValidationError: It would never run, or its arguments cannot be stored.
+    """
+    task = definition.task
+    try:
+        document = codec.encode(definition, defaults.serializer)
+        anchor = definition.options.start_at or now
+        timetable = timetable_of(definition, anchor)
+        first = timetable.first(now)
+        if first is None:
+            field, value = next((name, value) for name, value in _triggers(definition).items() if value is not None)
+            window = f"start_at {definition.options.start_at} and end_at {definition.options.end_at}"
+            raise ScheduleValidationError(field, value, f"it never runs: no occurrence lies between {window}")
+    except ScheduleValidationError as error:
+        raise error.for_schedule(task.schedule_id) from error
+    return StoredSchedule(
+        id=task.schedule_id,
+        task_name=task.task_name,
+        document=document,
+        timing=_timing(definition),
+        owner=task.owner,
+        scheduled_for=first,
+        next_run_at=due_at(definition, timetable, first),
+        anchor=anchor,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def read(stored: StoredSchedule, serializer: TaskiqSerializer | None) -> Definition:
+    """Return what a stored schedule says.
+
+    Raises:
+        ScheduleDecodeError: This release cannot read it, or one of its triggers is not valid (any more).
+    """
+    definition = codec.decode(stored.id, stored.document, serializer, owner=stored.owner)
+    if definition.task.cron is not None:
+        try:
+            compile_cron(definition.task.cron, definition.zone, definition.options.dst)
+        except ScheduleValidationError as error:
+            raise ScheduleDecodeError(stored.id, str(error)) from error
+    return definition
+
+
+def timetable_of(definition: Definition, anchor: datetime) -> Timetable:
+    """Return when the schedule runs, for the given phase of its interval."""
+    task, options = definition.task, definition.options
+    return Timetable(
+        anchor=anchor,
+        cron=task.cron,
+        zone=definition.zone,
+        dst=options.dst,
+        interval=_as_timedelta(task.interval),
+        time=task.time,
+        start_at=options.start_at,
+        end_at=options.end_at,
+    )
+
+
+def occurrence_id(schedule_id: str, scheduled_for: datetime) -> str:
+    """Return the identity of an occurrence: the schedule's id and the nominal time, UTC, to the millisecond."""
+    return f"{schedule_id}@{scheduled_for.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+def due_at(definition: Definition, timetable: Timetable, scheduled_for: datetime) -> datetime:
+    """Return from when on an occurrence may be claimed: its nominal time, delayed by its jitter."""
+    if not definition.options.jitter:
+        return scheduled_for
+    return jittered(
+        scheduled_for,
+        following=timetable.next_after(scheduled_for),
+        jitter=definition.options.jitter,
+        occurrence_id=occurrence_id(definition.task.schedule_id, scheduled_for),
+    )
+
+
+def redefine(definition: Definition, task: ScheduledTask, options: ScheduleOptions, defaults: Defaults) -> Definition:
+    """Return `definition` with another task and other options, keeping what a newer release wrote into it."""
+    edited = define(task.model_copy(update={"schedule_options": options}), replace(defaults, timezone=definition.timezone))
+    return replace(edited, manual_of=definition.manual_of, unknown=definition.unknown)
+
+
+def check_id(schedule_id: object) -> None:
+    """Refuse what cannot be a schedule id.
+
+    Raises:
+        ScheduleValidationError: It is empty, too long, has no UTF-8 form, contains NUL, or is of the form we hand out ourselves.
+    """
+    _check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
+    if HANDED_OUT_ID.fullmatch(str(schedule_id)):
+        raise ScheduleValidationError(
+            "schedule_id",
+            schedule_id,
+            "ids that end in '@<time>~<letters>' are reserved for single occurrences; choose another ending",
+        )
+
+
+def _check_name(field: str, value: object, limit: int) -> None:
+    if not isinstance(value, str) or not value:
+        raise ScheduleValidationError(field, value, "it must be text of at least one character")
+    if len(value) > limit:
+        raise ScheduleValidationError(field, value, f"it has {len(value)} characters; {limit} is the most")
+    if "\x00" in value:
+        raise ScheduleValidationError(field, value, "it contains a NUL character, which PostgreSQL cannot store")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ScheduleValidationError(field, value, "it holds a lone surrogate, which has no UTF-8 form") from error
+
+
+def _checked_interval(interval: int | timedelta | None) -> int | timedelta | None:
+    """Apply taskiq's rule again: a model changed after its construction, or built without validation, was not checked by it."""
+    seconds = _as_timedelta(interval)
+    if seconds is None:
+        return None
+    if seconds < timedelta(seconds=1) or seconds % timedelta(seconds=1):
+        raise ScheduleValidationError("interval", interval, "it must be a whole number of seconds, at least 1")
+    return interval
+
+
+def _as_timedelta(interval: int | timedelta | None) -> timedelta | None:
+    try:
+        return timedelta(seconds=interval) if isinstance(interval, int) else interval
+    except OverflowError as error:
+        raise ScheduleValidationError("interval", interval, "it is longer than a timedelta can be") from error
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """Return aware UTC in whole milliseconds; naive means UTC, as in taskiq."""
+    if moment is None:
+        return None
+    try:
+        return floor_ms(moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment)
+    except OverflowError as error:
+        raise ScheduleValidationError("time", moment, "it is outside of what a datetime in UTC can be") from error
+
+
+def _triggers(definition: Definition) -> dict[str, object]:
+    return {"cron": definition.task.cron, "interval": definition.task.interval, "time": definition.task.time}
+
+
+def _timing(definition: Definition) -> str:
+    """Fingerprint of all that decides when the schedule runs, see ``StoredSchedule.timing``."""
+    task, options = definition.task, definition.options
+    zone = definition.zone
+    interval = _as_timedelta(task.interval)
+    parts: dict[str, Any] = {
+        "cron": task.cron,
+        "zone": None if task.cron is None else (zone.total_seconds() if isinstance(zone, timedelta) else zone),
+        "dst": None if task.cron is None else options.dst,
+        "interval": None if interval is None else int(interval.total_seconds()),
+        "time": None if task.time is None else to_ms(task.time),
+        "start_at": None if options.start_at is None else to_ms(options.start_at),
+        "end_at": None if options.end_at is None else to_ms(options.end_at),
+        "jitter": options.jitter.total_seconds() or None,
+    }
+    return json.dumps({name: value for name, value in parts.items() if value is not None}, separators=(",", ":"))
+
+
+def as_validation_error(error: ValidationError, schedule_id: str | None) -> ScheduleValidationError:
+    """Turn pydantic's report on a `ScheduledTask` into our error, about the first field that is wrong."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "schedule"
+    return ScheduleValidationError(field, first["input"], first["msg"].removeprefix("Value error, "), schedule_id=schedule_id)

@@ -1,0 +1,92 @@
+"""Edits of a stored schedule as pure functions: what ``resume``, ``reschedule`` and ``run_now`` write. No store is called."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
+from typing import TypedDict
+
+from pydantic import ValidationError
+
+from taskiq_sources import definitions
+from taskiq_sources.clock import MILLISECOND
+from taskiq_sources.codec import Definition
+from taskiq_sources.definitions import Defaults
+from taskiq_sources.models import ScheduleChanges, StoredSchedule
+from taskiq_sources.options import ScheduleOptions
+from taskiq_sources.tasks import ScheduledTask
+
+
+class Triggers(TypedDict):
+    """The triggers of a schedule, as users give them."""
+
+    cron: str | None
+    cron_offset: str | timedelta | tzinfo | None
+    interval: int | timedelta | None
+    time: datetime | None
+
+
+def resumed(stored: StoredSchedule, definition: Definition, now: datetime, *, catch_up: bool) -> ScheduleChanges:
+    """Return what lets a schedule run again; without `catch_up`, from the first occurrence that is not past."""
+    changes = ScheduleChanges(updated_at=now, paused=False, quarantined=False, attempt=0)
+    if catch_up or stored.quarantined or stored.scheduled_for is None or stored.scheduled_for >= now:
+        return changes
+    timetable = definitions.timetable_of(definition, stored.anchor)
+    following = timetable.next_after(now - MILLISECOND)
+    if following is None:
+        return changes
+    due = definitions.due_at(definition, timetable, following)
+    return replace(changes, scheduled_for=following, next_run_at=due, coalesced=1, last_error=None)
+
+
+def rescheduled(
+    stored: StoredSchedule,
+    definition: Definition,
+    now: datetime,
+    triggers: Triggers,
+    options: ScheduleOptions | None,
+    defaults: Defaults,
+) -> ScheduleChanges:
+    """Return what gives a schedule other triggers, as if it were created now.
+
+    Raises:
+        ScheduleValidationError: A trigger is refused.
+    """
+    try:
+        task = ScheduledTask.model_validate({**dict(definition.task), **triggers})
+    except ValidationError as error:
+        raise definitions.as_validation_error(error, stored.id) from error
+    merged = definition.options if options is None else options.over(definition.options)
+    row = definitions.store_form(definitions.redefine(definition, task, merged, defaults), now, defaults)
+    return ScheduleChanges(
+        updated_at=now,
+        document=row.document,
+        timing=row.timing,
+        scheduled_for=row.scheduled_for,
+        next_run_at=row.next_run_at,
+        anchor=row.anchor,
+        coalesced=1,
+        attempt=0,
+        run_count=0,
+        quarantined=False,
+        last_error=None,
+    )
+
+
+def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:
+    """Return the one-off that runs a schedule's task once, now. It has an id of its own and remembers whose run it is."""
+    options = ScheduleOptions(delivery=definition.options.delivery)
+    task = definition.task.model_copy(
+        update={
+            "cron": None,
+            "cron_offset": None,
+            "interval": None,
+            "time": now,
+            "task_id": None,
+            "schedule_id": f"manual-{uuid.uuid4().hex}",
+            "schedule_options": options,
+        },
+    )
+    manual = replace(definition, task=task, options=options, manual_of=definition.manual_of or stored.id)
+    return definitions.store_form(manual, now, defaults)

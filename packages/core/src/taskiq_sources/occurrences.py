@@ -1,0 +1,336 @@
+"""What a claim means: which occurrence to send, which ones are missed, and where the schedule goes from there.
+
+Pure functions over a `Claim` and its `Definition`; the present moment is passed in, and nothing is written here. The result is
+what a store is to ``settle``.
+
+A claim is *planned* before anything is sent. When late occurrences collapse into another one, that decision is settled first
+(``release=False``), so that a scheduler that takes over after a crash sends the same occurrence, under the same ``task_id``.
+For the same reason a repeated claim (``attempt`` > 1) never picks another occurrence than the stored one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from taskiq_sources.clock import MILLISECOND
+from taskiq_sources.codec import Definition
+from taskiq_sources.definitions import due_at, occurrence_id, timetable_of
+from taskiq_sources.errors import redact_text
+from taskiq_sources.models import Claim, Outcome, Run, RunStatus
+from taskiq_sources.tasks import ScheduledTask
+from taskiq_sources.triggers import Timetable
+
+#: At most this many late occurrences of one schedule are sent one by one, or told apart when they are counted.
+MAX_CATCH_UP = 1_000
+
+#: For ``misfire="skip"`` without a grace of its own: what is later than this is late (the threshold that Quartz uses).
+MISFIRE_THRESHOLD = timedelta(seconds=60)
+
+FIRST_RETRY = timedelta(seconds=1)
+LAST_RETRY = timedelta(seconds=60)
+
+#: Namespace of the deterministic task ids; chosen once, never to be changed, or a re-send would get another id.
+_TASK_ID_NAMESPACE = uuid.UUID("6f1b2f0e-6a0b-5d6c-9e55-2b7c1a5d9f43")
+
+_MAX_ERROR_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """One occurrence, claimed and ready to be sent.
+
+    Attributes:
+        claim: The claim it is sent under.
+        definition: The schedule's definition.
+        scheduled_for: Nominal time of the occurrence.
+        coalesced: How many occurrences it stands for.
+        occurrence_id: Its identity.
+        task_id: The message's ``task_id``: the schedule's own, or one derived from the occurrence.
+    """
+
+    claim: Claim
+    definition: Definition
+    scheduled_for: datetime
+    coalesced: int
+    occurrence_id: str
+    task_id: str
+
+    @property
+    def schedule_id(self) -> str:
+        """The id that the message carries: for a manual run, that of the schedule that was told to run."""
+        return self.definition.manual_of or self.claim.schedule.id
+
+    @property
+    def task(self) -> ScheduledTask:
+        """What to send: a fresh copy, with `task_id` and `schedule_id` as the message carries them."""
+        return self.definition.task.model_copy(
+            update={"task_id": self.task_id, "schedule_id": self.schedule_id},
+            deep=True,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do about a claim.
+
+    Attributes:
+        settle_first: What to settle before anything is sent, if anything.
+        dispatch: What to send then; None if nothing is to be sent.
+    """
+
+    settle_first: Outcome | None = None
+    dispatch: Dispatch | None = None
+
+
+def plan(claim: Claim, definition: Definition, now: datetime) -> Plan:
+    """Decide what a claim means at `now`, by the schedule's misfire policy, grace and delivery."""
+    schedule = claim.schedule
+    timetable = timetable_of(definition, schedule.anchor)
+    pending = schedule.scheduled_for
+    if pending is None:  # no release writes this; without a nominal time nothing can be identified
+        return Plan(settle_first=quarantined(claim, "it has a due time but no scheduled_for"))
+    if schedule.attempt > 1:
+        return _plan_retry(claim, definition, timetable, pending, now)
+    if definition.options.misfire == "fire_once":
+        return _plan_collapsed(claim, definition, timetable, pending, now)
+    return _plan_each(claim, definition, timetable, pending, now)
+
+
+def sent(dispatch: Dispatch, now: datetime) -> Outcome:
+    """Return the outcome of a send that the broker took."""
+    schedule = dispatch.claim.schedule
+    timetable = timetable_of(dispatch.definition, schedule.anchor)
+    run = _run(dispatch.claim, dispatch.definition, dispatch.scheduled_for, "sent", now, coalesced=dispatch.coalesced)
+    return _moved_on(
+        dispatch.claim,
+        dispatch.definition,
+        timetable,
+        dispatch.scheduled_for,
+        run,
+        run_count=schedule.run_count + 1,
+    )
+
+
+def failed(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Outcome:
+    """Return the outcome of a send that the broker did not take: a retry later, or none if delivery is at most once."""
+    claim, definition = dispatch.claim, dispatch.definition
+    text = _error_text(error)
+    run = _run(claim, definition, dispatch.scheduled_for, "failed", now, coalesced=dispatch.coalesced, error=text)
+    if definition.options.delivery == "at_most_once":
+        timetable = timetable_of(definition, claim.schedule.anchor)
+        return _moved_on(claim, definition, timetable, dispatch.scheduled_for, run)
+    return Outcome(
+        claim=claim,
+        scheduled_for=dispatch.scheduled_for,
+        next_run_at=now + retry_delay(dispatch.occurrence_id, claim.schedule.attempt),
+        coalesced=dispatch.coalesced,
+        attempt=claim.schedule.attempt,
+        run_count=claim.schedule.run_count,
+        last_error=text,
+        runs=(run,),
+    )
+
+
+def released(dispatch: Dispatch) -> Outcome:
+    """Return the outcome of a claim that is given back unused: others may take it at once."""
+    schedule = dispatch.claim.schedule
+    return Outcome(
+        claim=dispatch.claim,
+        scheduled_for=dispatch.scheduled_for,
+        next_run_at=schedule.next_run_at,
+        coalesced=dispatch.coalesced,
+        attempt=schedule.attempt - 1,
+        run_count=schedule.run_count,
+        last_error=schedule.last_error,
+    )
+
+
+def quarantined(claim: Claim, error: BaseException | str) -> Outcome:
+    """Return the outcome of a claim whose schedule cannot be sent: it is set aside with its error until somebody looks."""
+    schedule = claim.schedule
+    return Outcome(
+        claim=claim,
+        scheduled_for=schedule.scheduled_for,
+        next_run_at=schedule.next_run_at,
+        coalesced=schedule.coalesced,
+        attempt=schedule.attempt,
+        run_count=schedule.run_count,
+        last_error=_error_text(error),
+        quarantined=True,
+    )
+
+
+def retry_delay(occurrence: str, attempt: int) -> timedelta:
+    """Return how long to wait after the `attempt`-th failure: 1, 2, 4 … 60 s, less up to a half.
+
+    The random part is derived from the occurrence and the attempt ("equal jitter", M. Brooker, Exponential Backoff And Jitter,
+    2015), so that schedules that failed together are not retried together, and that a test can foretell it.
+    """
+    full: timedelta = min(FIRST_RETRY * 2 ** min(attempt - 1, 10), LAST_RETRY)
+    digest = hashlib.blake2b(f"{occurrence}#{attempt}".encode(), digest_size=8).digest()
+    random_part: int = int.from_bytes(digest, "big") % (full // 2 // MILLISECOND)
+    return full - random_part * MILLISECOND
+
+
+def task_id_of(occurrence: str) -> str:
+    """Return the ``task_id`` of an occurrence: the same for every re-send, different for every occurrence."""
+    return str(uuid.uuid5(_TASK_ID_NAMESPACE, occurrence))
+
+
+# -- planning ----------------------------------------------------------------------------------------------------------------
+
+
+def _plan_retry(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
+    if definition.options.delivery == "at_most_once":
+        lost = "the scheduler that claimed it did not come back; it may or may not have been sent"
+        run = _run(claim, definition, pending, "unknown", now, coalesced=claim.schedule.coalesced, error=lost)
+        return Plan(settle_first=_moved_on(claim, definition, timetable, pending, run))
+    if _is_too_late(definition, timetable, pending, now):
+        run = _run(claim, definition, pending, "missed", now, coalesced=claim.schedule.coalesced, error=claim.schedule.last_error)
+        return Plan(settle_first=_moved_on(claim, definition, timetable, pending, run))
+    return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
+
+
+def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
+    """``fire_once``: of all that is due, send the latest."""
+    latest = _latest_due(definition, timetable, pending, now)
+    count = claim.schedule.coalesced
+    if latest > pending:
+        count += timetable.count(pending, latest, MAX_CATCH_UP) - 1
+    if _is_too_late(definition, timetable, latest, now):
+        run = _run(claim, definition, latest, "missed", now, coalesced=count)
+        return Plan(settle_first=_moved_on(claim, definition, timetable, latest, run))
+    return _send(claim, definition, timetable, pending, latest, coalesced=count)
+
+
+def _plan_each(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
+    """``fire_all`` and ``skip``: send the oldest that is not too late; what is before it is missed."""
+    latest = _latest_due(definition, timetable, pending, now)
+    candidates = timetable.newest(pending, latest, MAX_CATCH_UP)
+    timely = [moment for moment in candidates if not _is_too_late(definition, timetable, moment, now)]
+    if timely and timely[0] == pending:
+        return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
+    last_missed = timetable.newest(pending, timely[0] - MILLISECOND, 1)[0] if timely else latest
+    count = claim.schedule.coalesced + timetable.count(pending, last_missed, MAX_CATCH_UP) - 1
+    run = _run(claim, definition, last_missed, "missed", now, coalesced=count)
+    if not timely:
+        return Plan(settle_first=_moved_on(claim, definition, timetable, last_missed, run))
+    return _send(claim, definition, timetable, pending, timely[0], coalesced=1, runs=(run,))
+
+
+def _send(
+    claim: Claim,
+    definition: Definition,
+    timetable: Timetable,
+    pending: datetime,
+    chosen: datetime,
+    *,
+    coalesced: int,
+    runs: tuple[Run, ...] = (),
+) -> Plan:
+    """Send `chosen`; if that is not what the store has as pending, let it be written down first."""
+    dispatch = _dispatch(claim, definition, chosen, coalesced)
+    if chosen == pending:
+        return Plan(dispatch=dispatch)
+    schedule = claim.schedule
+    moved = Outcome(
+        claim=claim,
+        scheduled_for=chosen,
+        next_run_at=due_at(definition, timetable, chosen),
+        coalesced=coalesced,
+        attempt=schedule.attempt,
+        run_count=schedule.run_count,
+        release=False,
+        runs=runs,
+    )
+    return Plan(settle_first=moved, dispatch=dispatch)
+
+
+def _latest_due(definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> datetime:
+    """Return the latest occurrence that is due, jitter considered; the pending one if it was claimed early."""
+    if now <= pending:
+        return pending
+    newest = timetable.newest(pending, now, 2)
+    if newest and due_at(definition, timetable, newest[-1]) <= now:
+        return max(newest[-1], pending)
+    return max(newest[0], pending) if newest else pending
+
+
+def _is_too_late(definition: Definition, timetable: Timetable, scheduled_for: datetime, now: datetime) -> bool:
+    grace = definition.options.misfire_grace
+    if grace is None and definition.options.misfire == "skip":
+        grace = MISFIRE_THRESHOLD
+    return grace is not None and now - due_at(definition, timetable, scheduled_for) > grace
+
+
+def _moved_on(
+    claim: Claim,
+    definition: Definition,
+    timetable: Timetable,
+    done: datetime,
+    run: Run,
+    *,
+    run_count: int | None = None,
+) -> Outcome:
+    """Return the outcome after which the first occurrence behind `done` is pending, or the schedule is finished."""
+    count = claim.schedule.run_count if run_count is None else run_count
+    limit = definition.options.max_runs
+    following = None if limit is not None and count >= limit else timetable.next_after(done)
+    if following is None:
+        return Outcome(claim=claim, finished=True, run_count=count, runs=(run,))
+    return Outcome(
+        claim=claim,
+        scheduled_for=following,
+        next_run_at=due_at(definition, timetable, following),
+        run_count=count,
+        runs=(run,),
+    )
+
+
+def _dispatch(claim: Claim, definition: Definition, scheduled_for: datetime, coalesced: int) -> Dispatch:
+    occurrence = occurrence_id(claim.schedule.id, scheduled_for)
+    return Dispatch(
+        claim=claim,
+        definition=definition,
+        scheduled_for=scheduled_for,
+        coalesced=coalesced,
+        occurrence_id=occurrence,
+        task_id=definition.task.task_id or task_id_of(occurrence),
+    )
+
+
+def _run(
+    claim: Claim,
+    definition: Definition,
+    scheduled_for: datetime,
+    status: RunStatus,
+    now: datetime,
+    *,
+    coalesced: int = 1,
+    error: str | None = None,
+) -> Run:
+    occurrence = occurrence_id(claim.schedule.id, scheduled_for)
+    return Run(
+        occurrence_id=occurrence,
+        schedule_id=definition.manual_of or claim.schedule.id,
+        task_name=definition.task.task_name,
+        scheduled_for=scheduled_for,
+        status=status,
+        recorded_at=now,
+        task_id=None if status == "missed" else definition.task.task_id or task_id_of(occurrence),
+        attempt=claim.schedule.attempt,
+        coalesced=coalesced,
+        claimant=claim.schedule.claimant,
+        error=error,
+    )
+
+
+def _error_text(error: BaseException | str) -> str:
+    """Return what is kept of an error, without credentials. taskiq wraps the broker's error: the cause is what helps."""
+    if isinstance(error, BaseException):
+        cause = error.__cause__ if error.__cause__ is not None else error
+        error = f"{type(cause).__name__}: {cause}"
+    return redact_text(error)[:_MAX_ERROR_CHARACTERS]

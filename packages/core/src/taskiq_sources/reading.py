@@ -1,0 +1,160 @@
+"""Opening and reading a source: the half of `taskiq_sources.source.ScheduleSource` that writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import taskiq
+
+from taskiq_sources import definitions
+from taskiq_sources.clock import Clock, StoreClock, floor_ms
+from taskiq_sources.definitions import Defaults
+from taskiq_sources.errors import ScheduleDecodeError, ScheduleNotFoundError, ScheduleValidationError, SourceClosedError
+from taskiq_sources.info import ScheduleInfo
+from taskiq_sources.models import Run, RunQuery, RunStatus, ScheduleQuery, StoredSchedule
+from taskiq_sources.stock import origin_id
+from taskiq_sources.store import ScheduleStore
+
+_PAGE = 500
+
+
+class SourceReader(taskiq.ScheduleSource):
+    """Life cycle and look-ups of a source.
+
+    Args:
+        store: Where schedules are kept.
+        defaults: How documents are read.
+        clock: What decides what is due; None for the store's clock.
+    """
+
+    def __init__(self, store: ScheduleStore, defaults: Defaults, clock: Clock | None) -> None:
+        self.store = store
+        self.clock = clock or StoreClock(store.now)
+        self._defaults = defaults
+        self._opened = False
+        self._closed = False
+        self._opening = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.store!r})"
+
+    # -- life ----------------------------------------------------------------------------------------------------------------
+
+    async def startup(self) -> None:
+        """Connect, and create or migrate the schema. Idempotent; safe in any number of processes at once.
+
+        Raises:
+            SourceConnectionError: The store cannot be reached or refuses us.
+        """
+        self._closed = False
+        await self._open()
+
+    async def shutdown(self) -> None:
+        """Disconnect. Closes only what the source opened itself. Idempotent."""
+        async with self._opening:
+            self._closed = True
+            if self._opened:
+                self._opened = False
+                await self.store.close()
+
+    async def _open(self) -> None:
+        if self._closed:
+            msg = f"{self!r} was shut down; await startup() before using it again"
+            raise SourceClosedError(msg)
+        if self._opened:
+            return
+        async with self._opening:
+            if not self._opened:
+                await self.store.open()
+                self._opened = True
+
+    # -- reading -------------------------------------------------------------------------------------------------------------
+
+    async def get_schedule(self, schedule_id: str) -> ScheduleInfo | None:
+        """Return one schedule, or None if it does not exist."""
+        await self._open()
+        resolved = origin_id(schedule_id)
+        stored = (await self.store.get([resolved])).get(resolved)
+        return None if stored is None else self._info(stored)
+
+    async def iter_schedules(
+        self,
+        *,
+        task_name: str | None = None,
+        paused: bool | None = None,
+        quarantined: bool | None = None,
+        owner: str | None = None,
+        due_before: datetime | None = None,
+    ) -> AsyncIterator[ScheduleInfo]:
+        """Yield schedules in the order of their ids, reading a few hundred at a time.
+
+        Args:
+            task_name: Only those of this task.
+            paused: Only paused ones, or only the others.
+            quarantined: Only quarantined ones, or only the others.
+            owner: Only those declared by this owner.
+            due_before: Only those pending, and due before this instant (aware).
+        """
+        await self._open()
+        query = ScheduleQuery(
+            task_name=task_name,
+            paused=paused,
+            quarantined=quarantined,
+            owner=owner,
+            due_before=_aware("due_before", due_before),
+        )
+        after: str | None = None
+        while page := await self.store.page(query, after=after, limit=_PAGE):
+            for stored in page:
+                yield self._info(stored)
+            after = page[-1].id
+
+    async def runs(
+        self,
+        schedule_id: str | None = None,
+        *,
+        status: RunStatus | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> AsyncIterator[Run]:
+        """Yield history rows, newest first, reading a few hundred at a time.
+
+        Args:
+            schedule_id: Only those of this schedule (which may be gone by now).
+            status: Only those with this status.
+            since: Only those recorded at this instant or later (aware).
+            until: Only those recorded before this instant (aware).
+        """
+        await self._open()
+        resolved = None if schedule_id is None else origin_id(schedule_id)
+        query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
+        after: Run | None = None
+        while page := await self.store.runs(query, after=after, limit=_PAGE):
+            for run in page:
+                yield run
+            after = page[-1]
+
+    # -- helpers -------------------------------------------------------------------------------------------------------------
+
+    async def _stored(self, schedule_id: str) -> StoredSchedule:
+        resolved = origin_id(schedule_id)
+        stored = (await self.store.get([resolved])).get(resolved)
+        if stored is None:
+            raise ScheduleNotFoundError(resolved)
+        return stored
+
+    def _info(self, stored: StoredSchedule) -> ScheduleInfo:
+        try:
+            return ScheduleInfo(state=stored, task=definitions.read(stored, self._defaults.serializer).task)
+        except ScheduleDecodeError as error:
+            return ScheduleInfo(state=stored, task=None, error=error.problem)
+
+
+def _aware(field: str, moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    if moment.utcoffset() is None:
+        raise ScheduleValidationError(field, moment.isoformat(), "it has no time zone; pass an aware datetime")
+    return floor_ms(moment)
