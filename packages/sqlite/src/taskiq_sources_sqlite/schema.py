@@ -1,0 +1,142 @@
+"""Prepares a freshly opened connection: checks, pragmas, migrations. Runs on the connection's thread before anything else."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias
+
+from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources_sqlite.connection import is_locked
+from taskiq_sources_sqlite.operations import SQL, write_transaction
+from taskiq_sources_sqlite.statements import Migration, load_migrations
+
+MIGRATIONS: Final = load_migrations("taskiq_sources_sqlite", "migrations")
+
+#: The first release with RETURNING (March 2021).
+NEEDED_SQLITE: Final = (3, 35, 0)
+
+#: How a commit reaches the disk, see `SQLiteStore`.
+Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
+SYNCHRONOUS: Final[dict[str, str]] = {"FULL": "synchronous_full", "NORMAL": "synchronous_normal"}
+
+_RETRY_PAUSE = 0.01  # seconds; a change of the journal mode takes about one
+
+
+def check_sqlite_version(found: tuple[int, ...] = sqlite3.sqlite_version_info) -> None:
+    """Refuse an SQLite library that is too old.
+
+    Args:
+        found: The version of the library.
+
+    Raises:
+        BackendVersionError: It is older than `NEEDED_SQLITE`.
+    """
+    if found < NEEDED_SQLITE:
+        raise BackendVersionError(
+            f"Python was built with SQLite {_dotted(found)}; taskiq-sources-sqlite needs {_dotted(NEEDED_SQLITE)} or newer: "
+            "use a newer Python build, or a newer operating system image",
+        )
+
+
+def prepare(connection: sqlite3.Connection, path: str, *, synchronous: Synchronous, patience: float) -> None:
+    """Make a connection ready for work: WAL, durability, newest schema. Safe in many processes at the same moment.
+
+    Args:
+        connection: Just opened, in autocommit mode.
+        path: Its file, to be named in errors.
+        synchronous: When a commit counts as done.
+        patience: For how many seconds to go on while other processes prepare the same file.
+
+    Raises:
+        SchemaVersionError: The file was written by a newer release; nothing was changed.
+        SourceConnectionError: The file cannot be used for schedules.
+        sqlite3.Error: The file cannot be read or written, or was locked all the while.
+    """
+    connection.row_factory = sqlite3.Row
+    retry_while_locked(lambda: _check_file(connection, path), patience)
+    connection.execute(SQL[SYNCHRONOUS[synchronous]])
+    retry_while_locked(lambda: _use_wal(connection, path), patience)
+    retry_while_locked(lambda: migrate(connection, path), patience)
+
+
+def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Apply the migrations that the file lacks, all in one transaction.
+
+    Args:
+        connection: An open connection.
+        path: Its file, to be named in errors.
+        migrations: All that there are, oldest first.
+
+    Raises:
+        SchemaVersionError: The file has had more of them than this release knows; nothing was changed.
+    """
+    if _schema_version(connection, path, newest=len(migrations)) == len(migrations):
+        return
+    with write_transaction(connection):
+        # Somebody else may have been faster.
+        applied = _schema_version(connection, path, newest=len(migrations))
+        connection.execute(SQL["create_migrations"])
+        for migration in migrations[applied:]:
+            for statement in migration.statements:
+                connection.execute(statement)
+            connection.execute(SQL["migrated"], {"version": migration.version, "name": migration.name})
+
+
+def retry_while_locked(work: Callable[[], None], patience: float) -> None:
+    """Do `work`, again and again while the file is locked.
+
+    The busy timeout does not cover everything: SQLite reports a lock at once where waiting could end in a deadlock, as when
+    several connections change the journal mode of a new file.
+
+    Args:
+        work: What to do; it must be harmless to repeat.
+        patience: After how many seconds to let the error out.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return work()
+        except sqlite3.OperationalError as error:
+            if not is_locked(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(_RETRY_PAUSE)
+
+
+def _check_file(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse, before anything is written, a file that cannot be used."""
+    encoding = connection.execute(SQL["encoding"]).fetchone()[0]
+    if encoding != "UTF-8":
+        raise SourceConnectionError(
+            f"SQLite database {path!r} keeps text as {encoding}, in which ids have another order: "
+            "give the schedules a file of their own",
+        )
+    _schema_version(connection, path, newest=len(MIGRATIONS))
+
+
+def _use_wal(connection: sqlite3.Connection, path: str) -> None:
+    if connection.execute(SQL["journal_mode"]).fetchone()[0] == "wal":
+        return
+    mode = connection.execute(SQL["use_wal"]).fetchone()[0]
+    if mode != "wal":
+        raise SourceConnectionError(
+            f"SQLite database {path!r} stays in journal mode {mode!r} and cannot use a write-ahead log: "
+            "put the file on a local disk, not on a network share",
+        )
+
+
+def _schema_version(connection: sqlite3.Connection, path: str, *, newest: int) -> int:
+    if not connection.execute(SQL["has_migrations"]).fetchone()[0]:
+        return 0
+    version: int = connection.execute(SQL["schema_version"]).fetchone()[0]
+    if version > newest:
+        raise SchemaVersionError(
+            f"SQLite database {path!r} has schema version {version}, made by a newer release of taskiq-sources-sqlite; "
+            f"this one knows versions up to {newest}: upgrade it",
+        )
+    return version
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,262 @@
+-- Every statement of the store, by name. A list of ids arrives as one JSON array, so that its length meets no limit on variables.
+-- A block named "page.<condition>" is put in place of "/* conditions */" in the block "page" when that condition is asked for.
+
+-- name: put
+-- Store a schedule, or overwrite an existing one: where the timing is equal, the pending occurrence stays.
+INSERT INTO taskiq_sources_schedules (
+    id, task_name, document, timing, owner, scheduled_for, next_run_at, anchor, coalesced, attempt, run_count,
+    paused, quarantined, last_error, revision, timing_revision, created_at, updated_at
+) VALUES (
+    :id, :task_name, :document, :timing, :owner, :scheduled_for, :next_run_at, :anchor, :coalesced, :attempt, :run_count,
+    :paused, :quarantined, :last_error, 1, 1, :created_at, :updated_at
+)
+ON CONFLICT (id) DO UPDATE SET
+    task_name = excluded.task_name,
+    document = excluded.document,
+    timing = excluded.timing,
+    owner = excluded.owner,
+    scheduled_for = CASE WHEN timing = excluded.timing THEN scheduled_for ELSE excluded.scheduled_for END,
+    next_run_at = CASE WHEN timing = excluded.timing THEN next_run_at ELSE excluded.next_run_at END,
+    anchor = CASE WHEN timing = excluded.timing THEN anchor ELSE excluded.anchor END,
+    coalesced = CASE WHEN timing = excluded.timing THEN coalesced ELSE excluded.coalesced END,
+    attempt = CASE WHEN timing = excluded.timing THEN attempt ELSE excluded.attempt END,
+    run_count = CASE WHEN timing = excluded.timing THEN run_count ELSE excluded.run_count END,
+    last_error = CASE WHEN timing = excluded.timing THEN last_error ELSE excluded.last_error END,
+    quarantined = 0,
+    revision = revision + 1,
+    timing_revision = CASE WHEN timing = excluded.timing THEN timing_revision ELSE revision + 1 END,
+    updated_at = excluded.updated_at;
+
+-- name: existing
+-- Which of these ids are stored.
+SELECT id FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: get
+-- The schedules of these ids.
+SELECT * FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete
+-- Delete the schedules of these ids.
+DELETE FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids)) RETURNING id;
+
+-- name: edit
+-- Write an edited schedule back; the columns of the lease are not part of an edit.
+UPDATE taskiq_sources_schedules SET
+    document = :document, timing = :timing, scheduled_for = :scheduled_for, next_run_at = :next_run_at, anchor = :anchor,
+    coalesced = :coalesced, attempt = :attempt, run_count = :run_count, paused = :paused, quarantined = :quarantined,
+    last_error = :last_error, revision = :revision, timing_revision = :timing_revision, updated_at = :updated_at
+WHERE id = :id;
+
+-- name: page
+-- One page of schedules, in the order of ids.
+SELECT * FROM taskiq_sources_schedules WHERE id > :after /* conditions */ ORDER BY id LIMIT :limit;
+
+-- name: page.task_name
+-- Exactly this task.
+AND task_name = :task_name
+
+-- name: page.owner
+-- Declared by exactly this owner.
+AND owner = :owner
+
+-- name: page.paused
+-- Paused ones only.
+AND paused = 1
+
+-- name: page.not_paused
+-- All but the paused ones.
+AND paused = 0
+
+-- name: page.quarantined
+-- Quarantined ones only.
+AND quarantined = 1
+
+-- name: page.not_quarantined
+-- All but the quarantined ones.
+AND quarantined = 0
+
+-- name: page.due_before
+-- Pending earlier than this; the three parts are those of the three indexes over next_run_at, and together all schedules.
+AND id IN (
+    SELECT id FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until IS NULL AND next_run_at < :due_before
+    UNION ALL
+    SELECT id FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until IS NOT NULL AND next_run_at < :due_before
+    UNION ALL
+    SELECT id FROM taskiq_sources_schedules
+    WHERE (paused = 1 OR quarantined = 1) AND next_run_at < :due_before
+)
+
+-- name: claimable
+-- Whether there is anything to claim: asked before the write lock is taken, so that idle schedulers do not queue for it.
+SELECT EXISTS (
+    SELECT 1 FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until IS NULL AND next_run_at <= :horizon
+) OR EXISTS (
+    SELECT 1 FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until <= :now AND next_run_at <= :horizon
+);
+
+-- name: claim
+-- Take the oldest eligible occurrences: those nobody claimed, and those whose lease has ended.
+UPDATE taskiq_sources_schedules SET
+    claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = :token || '-' || rowid
+WHERE rowid IN (
+    SELECT rowid FROM (
+        SELECT * FROM (
+            SELECT rowid, next_run_at, id FROM taskiq_sources_schedules
+            WHERE paused = 0 AND quarantined = 0 AND lease_until IS NULL AND next_run_at <= :horizon
+            ORDER BY next_run_at, id LIMIT :limit
+        )
+        UNION ALL
+        SELECT * FROM (
+            SELECT rowid, next_run_at, id FROM taskiq_sources_schedules
+            WHERE paused = 0 AND quarantined = 0 AND lease_until <= :now AND next_run_at <= :horizon
+            ORDER BY next_run_at, id LIMIT :limit
+        )
+    )
+    ORDER BY next_run_at, id LIMIT :limit
+)
+RETURNING *;
+
+-- name: claim_ids
+-- Take the oldest eligible occurrences of these ids.
+UPDATE taskiq_sources_schedules SET
+    claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = :token || '-' || rowid
+WHERE rowid IN (
+    SELECT rowid FROM taskiq_sources_schedules
+    WHERE id IN (SELECT value FROM json_each(:ids))
+        AND +paused = 0 AND +quarantined = 0 AND +next_run_at <= :horizon AND (+lease_until IS NULL OR +lease_until <= :now)
+    ORDER BY next_run_at, id LIMIT :limit
+)
+RETURNING *;
+
+-- name: leases
+-- What decides whether a claim still counts.
+SELECT rowid, id, token, timing_revision FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: renew
+-- Let a lease last until another instant.
+UPDATE taskiq_sources_schedules SET lease_until = :until WHERE rowid = :rowid;
+
+-- name: release
+-- End a lease and change nothing else.
+UPDATE taskiq_sources_schedules SET claimant = NULL, lease_until = NULL, token = NULL WHERE rowid = :rowid;
+
+-- name: finish
+-- Delete a schedule of which nothing is left to be sent.
+DELETE FROM taskiq_sources_schedules WHERE rowid = :rowid;
+
+-- name: advance
+-- Move a schedule on, and end its lease unless the claim goes on.
+UPDATE taskiq_sources_schedules SET
+    scheduled_for = :scheduled_for, next_run_at = :next_run_at, coalesced = :coalesced, attempt = :attempt,
+    run_count = :run_count, last_error = :last_error, quarantined = :quarantined,
+    claimant = CASE WHEN :release THEN NULL ELSE claimant END,
+    lease_until = CASE WHEN :release THEN NULL ELSE lease_until END,
+    token = CASE WHEN :release THEN NULL ELSE token END
+WHERE rowid = :rowid;
+
+-- name: record
+-- Write a history row over an older one of the same occurrence.
+INSERT OR REPLACE INTO taskiq_sources_runs (
+    occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
+) VALUES (
+    :occurrence_id, :schedule_id, :task_name, :scheduled_for, :status, :recorded_at, :task_id, :attempt, :coalesced, :claimant, :error
+);
+
+-- name: next_due
+-- When a claim could return something: the first unclaimed occurrence, an ended lease, or the end of a running one.
+SELECT min(instant) FROM (
+    SELECT min(next_run_at) AS instant FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until IS NULL AND next_run_at IS NOT NULL
+    UNION ALL
+    SELECT min(next_run_at) FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until <= :now AND next_run_at IS NOT NULL
+    UNION ALL
+    SELECT min(max(next_run_at, lease_until)) FROM taskiq_sources_schedules
+    WHERE paused = 0 AND quarantined = 0 AND lease_until > :now AND next_run_at IS NOT NULL
+);
+
+-- name: runs
+-- One page of history, newest first.
+SELECT * FROM taskiq_sources_runs WHERE TRUE /* conditions */ ORDER BY recorded_at DESC, occurrence_id DESC LIMIT :limit;
+
+-- name: runs.schedule_id
+-- Of exactly this schedule.
+AND schedule_id = :schedule_id
+
+-- name: runs.status
+-- With exactly this status.
+AND status = :status
+
+-- name: runs.since
+-- Recorded then or later.
+AND recorded_at >= :since
+
+-- name: runs.until
+-- Recorded earlier.
+AND recorded_at < :until
+
+-- name: runs.after
+-- The page after this row.
+AND (recorded_at, occurrence_id) < (:after_recorded_at, :after_occurrence_id)
+
+-- name: newest_surplus
+-- The newest row that is one too many, if there are more than :keep.
+SELECT recorded_at, occurrence_id FROM taskiq_sources_runs
+ORDER BY recorded_at DESC, occurrence_id DESC LIMIT 1 OFFSET :keep;
+
+-- name: prune_before
+-- Delete the oldest rows recorded before an instant.
+DELETE FROM taskiq_sources_runs WHERE rowid IN (
+    SELECT rowid FROM taskiq_sources_runs WHERE recorded_at < :before ORDER BY recorded_at, occurrence_id LIMIT :limit
+);
+
+-- name: prune_surplus
+-- Delete the oldest rows up to and with this one.
+DELETE FROM taskiq_sources_runs WHERE rowid IN (
+    SELECT rowid FROM taskiq_sources_runs WHERE (recorded_at, occurrence_id) <= (:recorded_at, :occurrence_id)
+    ORDER BY recorded_at, occurrence_id LIMIT :limit
+);
+
+-- name: encoding
+-- How the file keeps text: ids are in code point order in UTF-8 only.
+PRAGMA encoding;
+
+-- name: journal_mode
+-- The present journal mode.
+PRAGMA journal_mode;
+
+-- name: use_wal
+-- Readers and the one writer do not wait for each other. Stays with the file.
+PRAGMA journal_mode = WAL;
+
+-- name: synchronous_full
+-- A commit is on the disk when it returns.
+PRAGMA synchronous = FULL;
+
+-- name: synchronous_normal
+-- A commit may be lost when the power fails, though not when the process dies.
+PRAGMA synchronous = NORMAL;
+
+-- name: data_version
+-- A number that changes when another connection commits a change.
+PRAGMA data_version;
+
+-- name: has_migrations
+-- Whether this file has been migrated before.
+SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'taskiq_sources_migrations');
+
+-- name: create_migrations
+-- A table of our own and not PRAGMA user_version: the file may belong to an application that counts its versions there.
+CREATE TABLE IF NOT EXISTS taskiq_sources_migrations (version INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL);
+
+-- name: schema_version
+-- The last migration that was applied.
+SELECT coalesce(max(version), 0) FROM taskiq_sources_migrations;
+
+-- name: migrated
+-- Record a migration.
+INSERT INTO taskiq_sources_migrations (version, name) VALUES (:version, :name);
