@@ -253,7 +253,7 @@ def _entries(low: int, high: int, *special: str) -> st.SearchStrategy[str]:
         st.tuples(st.sampled_from(["15w", "1w", "31w"]), st.just("*")),
     ),
     months=_entries(1, 12, "feb", "jun-aug"),
-    start=st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)),
+    start=st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)),  # noqa: DTZ001 - a wall clock has no zone
 )
 @settings(max_examples=600, deadline=None)
 def test_wall_clock_matches_agree_with_croniter(
@@ -270,7 +270,8 @@ def test_wall_clock_matches_agree_with_croniter(
     try:
         fields = parse_expression(expression).fields
     except ScheduleValidationError as error:
-        assert "no date matches it" in str(error)  # noqa: PT017 - the only acceptable refusal
+        if "no date matches it" not in str(error):
+            raise
         return
 
     ahead = croniter(expression, start, ret_type=datetime, second_at_beginning=True)
