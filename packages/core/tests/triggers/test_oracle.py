@@ -78,9 +78,14 @@ class Cron:
         if wall.second not in (self.seconds.values if self.seconds else {0}):
             return False
         by_day, by_weekday = wall.day in self.days.values, wall.isoweekday() % 7 in self.weekdays.values
-        if "*" in (self.days.text, self.weekdays.text):
+        if any_value(self.days, 31, beside=self.weekdays) or any_value(self.weekdays, 7, beside=self.days):
             return by_day and by_weekday
         return by_day or by_weekday
+
+
+def any_value(field: Field, size: int, *, beside: Field) -> bool:
+    """Tell whether a day field restricts nothing: it is ``*``, or lists every value beside a field with a ``*`` in it."""
+    return field.text == "*" or (len(field.values) == size and "*" in beside.text)
 
 
 @lru_cache(maxsize=64)

@@ -28,6 +28,9 @@ class NamelessZone(tzinfo):
     def dst(self, moment: datetime | None) -> timedelta | None:
         return None
 
+    def tzname(self, moment: datetime | None) -> str | None:
+        return None
+
 
 @pytest.mark.parametrize(
     ("value", "expected"),
