@@ -59,8 +59,8 @@ class SQLiteStore(ScheduleStore):
             raise ScheduleValidationError("busy_timeout", busy_timeout, "use zero or a positive time")
         if poll_interval <= timedelta(0):
             raise ScheduleValidationError("poll_interval", poll_interval, "use a positive time")
-        # Absolute, so that it stays the same file when the process changes its directory.
-        self._path = os.path.abspath(path)
+        #: The file; absolute, so that it stays the same one when the process changes its directory.
+        self.path = os.path.abspath(path)
         self._busy_timeout = busy_timeout.total_seconds()
         self._synchronous: Synchronous = synchronous
         self._poll_interval = poll_interval.total_seconds()
@@ -70,7 +70,7 @@ class SQLiteStore(ScheduleStore):
         self._switching = asyncio.Lock()  # held while the connection is opened, replaced or closed
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._path!r})"
+        return f"{type(self).__name__}({self.path!r})"
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------------
 
@@ -183,14 +183,14 @@ class SQLiteStore(ScheduleStore):
     async def _poll(self, connection: Connection) -> int:
         with self._named_errors():
             if not connection.is_current():
-                raise SourceConnectionError(f"SQLite database {self._path!r} was replaced by another file; watch again")
+                raise SourceConnectionError(f"SQLite database {self.path!r} was replaced by another file; watch again")
             return await connection.call(operations.data_version)
 
     # -- connection ----------------------------------------------------------------------------------------------------------
 
     def _session(self) -> asyncio.Event:
         if self._closed is None:
-            raise SourceClosedError(f"the store of {self._path!r} is not open: await startup() first")
+            raise SourceClosedError(f"the store of {self.path!r} is not open: await startup() first")
         return self._closed
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -221,11 +221,11 @@ class SQLiteStore(ScheduleStore):
             return self._connection
 
     async def _connect(self, *, create: bool = True) -> Connection:
-        ready = partial(prepare, path=self._path, synchronous=self._synchronous, patience=self._busy_timeout)
+        ready = partial(prepare, path=self.path, synchronous=self._synchronous, patience=self._busy_timeout)
         with self._named_errors():
             if not create:
-                os.stat(self._path)  # a file that has vanished is an error, not a reason to begin with an empty one
-            return await Connection.open(self._path, busy_timeout=self._busy_timeout, prepare=ready)
+                os.stat(self.path)  # a file that has vanished is an error, not a reason to begin with an empty one
+            return await Connection.open(self.path, busy_timeout=self._busy_timeout, prepare=ready)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -240,8 +240,8 @@ class SQLiteStore(ScheduleStore):
         except sqlite3.DatabaseError as error:
             if type(error) not in {sqlite3.OperationalError, sqlite3.DatabaseError}:
                 raise
-            raise connection_error(self._path, error, busy_timeout=self._busy_timeout) from error
+            raise connection_error(self.path, error, busy_timeout=self._busy_timeout) from error
         except OSError as error:
             if isinstance(error, SourceConnectionError):  # which is an OSError, by way of ConnectionError
                 raise
-            raise connection_error(self._path, error, busy_timeout=self._busy_timeout) from error
+            raise connection_error(self.path, error, busy_timeout=self._busy_timeout) from error
