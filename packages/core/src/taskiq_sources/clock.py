@@ -155,10 +155,9 @@ def from_ms(milliseconds: int) -> datetime:
 class MonotonicTimer:
     """How long ago something was, unmoved by steps of the wall clock."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
-        self._started = monotonic()
+    def __init__(self) -> None:
+        self._started = time.monotonic()
 
     def elapsed(self) -> timedelta:
         """Return the time since this timer was made."""
-        return timedelta(seconds=self._monotonic() - self._started)
+        return timedelta(seconds=time.monotonic() - self._started)

@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from urllib.parse import urlsplit, urlunsplit
 
 _SHOWN_CHARACTERS = 200  # enough to recognise a value, short enough for one log line
 _SHOWN_IDS = 5
-_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+_USERINFO = re.compile(r"(?<=://)\S*@")
 
 
 class TaskiqSourcesError(Exception):
@@ -124,10 +123,12 @@ def shorten(value: object) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Return `url` without user, password, query and fragment: what is left may be logged."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+    """Return `url` without user, password, query and fragment: what is left may be logged.
+
+    Everything up to the last ``@`` goes: a password that should have been quoted may contain any character.
+    """
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{re.split('[?#]', rest.rpartition('@')[2])[0]}"
 
 
 def redact_text(text: str) -> str:

@@ -4,8 +4,8 @@ A store keeps schedules and hands out their due occurrences, each to one claiman
 or of what is inside a document. It owns atomicity, indexes and fencing. The conformance suite (``taskiq-sources-conformance``)
 tests every sentence below; :mod:`taskiq_sources.memory` is the contract as code.
 
-**Clean data.** Every datetime passed in or returned is aware, in UTC and in whole milliseconds. Ids are 1 to 255 characters of any
-Unicode text that has a UTF-8 form and no NUL; documents are text of up to about 1 MiB. Callers validate; stores do not.
+**Clean data.** Every datetime passed in or returned is aware, in UTC and in whole milliseconds. Ids are 1 to 255 characters of
+any Unicode text that has a UTF-8 form and no NUL; documents are text of up to about 1 MiB. Callers validate; stores do not.
 
 **Time is a parameter.** No method looks at a clock, except `ScheduleStore.now`, which asks the server for its own.
 
@@ -15,8 +15,8 @@ Unicode text that has a UTF-8 form and no NUL; documents are text of up to about
 2. ``next_run_at`` is not None and ``next_run_at <= now + early``;
 3. the schedule was never claimed since it was settled last, or ``lease_until <= now``.
 
-**Cost.** With n schedules stored, ``claim``, ``settle``, ``renew``, ``next_due`` and one page of ``page`` or ``runs`` take time in
-proportion to what they return and to what is due or in flight, times at most log n.
+**Cost.** With n schedules stored, ``claim``, ``settle``, ``renew``, ``next_due`` and one page of ``page`` or ``runs`` take time
+in proportion to what they return and to what is due or in flight, times at most log n.
 
 **Errors.** What the driver raises because the server cannot be reached, refuses the login or has gone away is turned into a
 `SourceConnectionError` that names host and database and no credential; a store reconnects by itself on the next call. After an
@@ -126,7 +126,8 @@ class ScheduleStore(ABC):
     ) -> StoredSchedule:
         """Edit one schedule atomically: write the fields of `changes` that are set and bump ``revision``.
 
-        If ``timing``, ``scheduled_for`` or ``next_run_at`` is set, ``timing_revision`` becomes the new ``revision``. The lease stays.
+        If ``timing``, ``scheduled_for`` or ``next_run_at`` is set, ``timing_revision`` becomes the new ``revision``. The lease
+        stays.
 
         Args:
             id: The schedule.

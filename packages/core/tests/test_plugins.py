@@ -1,0 +1,61 @@
+"""URLs, entry points, and what the errors say."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskiq_sources import InMemoryScheduleSource, UnknownBackendError, plugins, source_from_url
+from taskiq_sources.errors import ScheduleExistsError, redact_text, redact_url, shorten
+
+
+def test_an_installed_backend_is_found_by_its_scheme() -> None:
+    """The scheme decides, in upper or lower case; options are passed on."""
+    source = source_from_url("MEMORY://", claimant="me")
+
+    assert isinstance(source, InMemoryScheduleSource)
+
+
+def test_a_known_but_missing_backend_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error lists what is installed, and the pip command for what is not, and shows no password."""
+    monkeypatch.setattr(plugins, "entry_points", lambda group: ())
+
+    with pytest.raises(UnknownBackendError) as caught:
+        source_from_url("redis://user:secret@host/0")
+
+    assert 'pip install "taskiq-sources[redis]"' in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["gopher://host", "nonsense", "", "://x"])
+def test_an_unknown_scheme_lists_the_installed_ones(url: str) -> None:
+    """Whoever mistypes a scheme sees what there is."""
+    with pytest.raises(UnknownBackendError, match="memory://"):
+        source_from_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:pa@ss@host:6379/0?password=x#y", "redis://host:6379/0"),
+        ("redis://user:p/a#s?s@host:6379/0", "redis://host:6379/0"),
+        ("postgresql://host/db", "postgresql://host/db"),
+        ("sqlite:///path/to.db", "sqlite:///path/to.db"),
+    ],
+)
+def test_urls_are_shown_without_credentials(url: str, shown: str) -> None:
+    """User, password and query never reach a log."""
+    assert redact_url(url) == shown
+
+
+def test_credentials_in_other_people_s_messages_are_removed() -> None:
+    """A driver's message may quote the URL it was given."""
+    assert (
+        redact_text("cannot connect to amqp://u:p@host/x and http://plain/")
+        == "cannot connect to amqp://***@host/x and http://plain/"
+    )
+
+
+def test_long_values_are_cut() -> None:
+    """An error stays one log line, however large the offending value is."""
+    assert len(shorten("x" * 10_000)) < 250
+    assert "and 995 more" in str(ScheduleExistsError([str(number) for number in range(1000)]))
