@@ -65,19 +65,16 @@ def _kinds(text: str) -> list[str]:
 
 
 def _run(command: list[str], urls: dict[str, str]) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal says it to the command as well, which decides
+    # The terminal says Ctrl-C to the command as well, which decides. (SIG_IGN would make the command ignore it, too.)
+    signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        process = subprocess.Popen(command, env={**os.environ, **urls}, preexec_fn=_listen_to_interrupts)  # noqa: PLW1509, S603
+        process = subprocess.Popen(command, env={**os.environ, **urls})  # noqa: S603
     except OSError as error:
         _say(str(error))
         return 127  # as shells do
     signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
     returncode = process.wait()
     return returncode if returncode >= 0 else 128 - returncode  # as shells do: 128 + signal
-
-
-def _listen_to_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _say(text: str) -> None:

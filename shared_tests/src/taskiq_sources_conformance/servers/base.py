@@ -1,4 +1,4 @@
-"""What all servers have in common: a supervised process with a directory of its own that can be stopped, killed, started again."""
+"""What all servers have in common: a supervised process with a directory of its own, to be stopped, killed and started again."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -33,8 +34,8 @@ _LONGEST_BASE = 60  # characters: the path of a Unix socket has to fit into 104 
 _PORT_ATTEMPTS = 5
 _SIGKILL = 9  # the signal module has no name for it on Windows, where this module can be imported, but starts nothing
 
-#: Ports of servers. Not from the range that outgoing connections use (what binding port 0 gives): while a server is down, a client
-#: that tries to reconnect could be given the server's port as its own, and the server could not come back.
+#: Ports of servers. Not from the range that outgoing connections use (what binding port 0 gives): while a server is down, a
+#: client that tries to reconnect could be given the server's port as its own, and the server could not come back.
 _PORTS = range(11_000, 22_000)
 _CLUSTER_BUS = 10_000  # the nodes of a Redis Cluster talk to each other on a second port, so much higher
 
@@ -126,7 +127,7 @@ class Server(ABC):
                 return
             if self.pid is None:
                 log = self.log_tail()
-                kind = PortTaken if "in use" in log else ServerUnavailable
+                kind = PortTaken if "ddress already in use" in log else ServerUnavailable
                 raise kind(f"{self._binary} {self.version} ended at once; its log ends with:\n{log}")
             time.sleep(_POLL_SECONDS)
         what = f"{self._binary} {self.version} does not answer within {_READY_SECONDS:.0f} s ({problem})"
@@ -269,6 +270,7 @@ class _Supervisor:
     """Our end of the pipe to supervisor.py."""
 
     def __init__(self, user: tuple[int, int] | None, end_signal: int) -> None:
+        self._lock = threading.Lock()  # an answer belongs to the question before it
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", supervisor.__file__],
             stdin=subprocess.PIPE,
@@ -293,9 +295,10 @@ class _Supervisor:
         assert pipes.stdin is not None
         assert pipes.stdout is not None
         try:
-            pipes.stdin.write(json.dumps(order) + "\n")
-            pipes.stdin.flush()
-            line = pipes.stdout.readline()
+            with self._lock:
+                pipes.stdin.write(json.dumps(order) + "\n")
+                pipes.stdin.flush()
+                line = pipes.stdout.readline()
         except BrokenPipeError:
             line = ""
         if not line:

@@ -15,7 +15,7 @@ from taskiq_sources_conformance.servers.base import Server, launch
 from taskiq_sources_conformance.servers.binaries import Binary
 from taskiq_sources_conformance.servers.errors import ServerUnavailable
 from taskiq_sources_conformance.servers.sysv import remove_shared_memory
-from taskiq_sources_conformance.servers.wire import postgres_ready
+from taskiq_sources_conformance.servers.wire import postgres_query
 
 _USER = "postgres"
 _DATABASE = "postgres"
@@ -48,6 +48,14 @@ class PostgresServer(Server):
     def socket_path(self) -> Path:
         """The Unix socket in the directory."""
         return self.directory / f".s.PGSQL.{self.port}"
+
+    def execute(self, sql: str) -> list[list[str | None]]:
+        """Run statements as the superuser without any driver, and return their rows, values in text form.
+
+        Raises:
+            WireError: PostgreSQL answered with an error.
+        """
+        return postgres_query(self.socket_path, _USER, _DATABASE, sql)
 
     @property
     def _data(self) -> Path:
@@ -87,17 +95,22 @@ class PostgresServer(Server):
         try:
             self._run([str(self._binary), "--version"])
         except ServerUnavailable:
-            installation = self.directory / "installation"
+            original = self._binary.parent.parent
+            package = original.parent
+            copy = self.directory / "installation" / package.name / original.name
             for part in ("bin", "lib", "share"):
-                shutil.copytree(self._binary.parent.parent / part, installation / part, symlinks=True)
-            self._binary = installation / "bin" / self._binary.name
-            self.directory.chmod(0o700)
+                shutil.copytree(original / part, copy / part, symlinks=True)
+            # A wheel may have more libraries in a folder beside its package, which the binaries find by relative path.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, self.directory / "installation" / libraries.name, symlinks=True)
+            self._binary = copy / "bin" / self._binary.name
 
     def _command(self) -> list[str]:
         return [str(self._binary), "-D", str(self._data)]
 
     def _ping(self) -> None:
-        postgres_ready(self.socket_path, _USER, _DATABASE)
+        self.execute("SELECT 1")
 
     def close(self) -> None:
         """End the server and delete its directory, also what a kill left in the kernel."""

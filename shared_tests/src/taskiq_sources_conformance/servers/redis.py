@@ -104,6 +104,8 @@ def start_redis(
     """
     if user is not None and password is None:
         raise ValueError(f"user={user!r} needs a password")
+    if any(character.isspace() or character in "\"'" for character in (user or "") + (password or "")):
+        raise ValueError("user and password go into redis.conf: no spaces or quotes")
     # The operating system has what Redis wrote even if Redis is killed; fsync is for power cuts, and slow.
     persistence = {"appendonly": "yes", "appendfsync": "no"} if appendonly else {"appendonly": "no"}
     known = {"save": '""', **persistence}

@@ -36,8 +36,12 @@ class Supervisor:
         self._user = user
         self._end_signal = end_signal
         self._process: subprocess.Popen[bytes] | None = None
-        if user is not None:
-            os.chown(self.directory, *user)
+        try:
+            if user is not None:
+                os.chown(self.directory, *user)
+        except OSError:
+            self.directory.rmdir()
+            raise
 
     def run(self, argv: list[str]) -> dict[str, Any]:
         """Run a command that prepares something, and wait for it."""
@@ -72,9 +76,13 @@ class Supervisor:
 
     def kill(self) -> dict[str, Any]:
         """Kill the server and its children, the parent first: it must not see them die and recover."""
-        self.signal_all(signal.SIGKILL)
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
+            orphans = set(descendants(self._process.pid))
+            self.signal_all(signal.SIGKILL)
             self._process.wait()
+            deadline = time.monotonic() + _END_SECONDS
+            while orphans & {pid for pid, _ in processes()} and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)  # a server started now would find them still at its data
         return self.state()
 
     def signal_all(self, number: int) -> dict[str, Any]:
@@ -116,11 +124,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def processes() -> list[tuple[int, int]]:
-    """Return (id, parent's id) of every process."""
+    """Return (id, parent's id) of every process that has not ended."""
     proc = Path("/proc")
     if not (proc / "self" / "stat").exists():  # not Linux
-        listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, check=True, text=True)  # noqa: S607
-        return [(int(line.split()[0]), int(line.split()[1])) for line in listing.stdout.splitlines()]
+        listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, check=True, text=True)  # noqa: S607
+        rows = [line.split() for line in listing.stdout.splitlines()]
+        return [(int(pid), int(parent)) for pid, parent, state in rows if not state.startswith("Z")]
     pairs = []
     for entry in proc.iterdir():
         if entry.name.isdigit():
@@ -129,7 +138,9 @@ def processes() -> list[tuple[int, int]]:
             except OSError:
                 continue  # ended meanwhile
             # The name, in parentheses, may hold spaces and parentheses; state and parent follow the last one.
-            pairs.append((int(entry.name), int(stat.rpartition(")")[2].split()[1])))
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            if state != "Z":
+                pairs.append((int(entry.name), int(parent)))
     return pairs
 
 
@@ -139,7 +150,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
-    supervisor = Supervisor(**json.loads(sys.stdin.readline()))
+    try:
+        supervisor = Supervisor(**json.loads(sys.stdin.readline()))
+    except OSError as error:
+        answer({"error": str(error)})
+        return
     try:
         answer({"directory": str(supervisor.directory)})
         for line in sys.stdin:

@@ -21,11 +21,16 @@ class WireError(Exception):
 
 
 class Connection:
-    """A blocking connection to a Unix socket, as a context manager."""
+    """A blocking connection to a Unix socket, as a context manager.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The socket.
+        patience: How many seconds to wait for an answer.
+    """
+
+    def __init__(self, path: Path, patience: float = _PATIENCE_SECONDS) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(_PATIENCE_SECONDS)
+        self._socket.settimeout(patience)
         try:
             self._socket.connect(str(path))
         except OSError:
@@ -95,25 +100,50 @@ def _redis_answer(connection: Connection) -> Any:
 # -- PostgreSQL ------------------------------------------------------------------------------------------------------------------
 
 
-def postgres_ready(path: Path, user: str, database: str) -> None:
-    """Log in, where no password is asked for.
+def postgres_query(path: Path, user: str, database: str, sql: str) -> list[list[str | None]]:
+    """Log in, where no password is asked for, run statements and return their rows.
 
     Raises:
         WireError: The server refused.
         OSError: It cannot be reached.
     """
     parameters = b"".join(word.encode() + b"\0" for word in ("user", user, "database", database)) + b"\0"
+    statements = sql.encode() + b"\0"
     with Connection(path) as connection:
         connection.send(struct.pack("!ii", len(parameters) + 8, 3 << 16) + parameters)
-        while True:
-            kind, size = struct.unpack("!ci", connection.read(5))
-            body = connection.read(size - 4)
-            if kind == b"E":
-                fields = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0")}
-                raise WireError(fields.get(b"M", "refused"))
-            if kind == b"Z":
-                connection.send(struct.pack("!ci", b"X", 4))
-                return
+        _postgres_rows(connection)
+        connection.send(struct.pack("!ci", b"Q", len(statements) + 4) + statements)
+        rows = _postgres_rows(connection)
+        connection.send(struct.pack("!ci", b"X", 4))
+    return rows
+
+
+def _postgres_rows(connection: Connection) -> list[list[str | None]]:
+    """Read until the server is ready for a query; return the rows on the way."""
+    rows: list[list[str | None]] = []
+    while True:
+        kind, size = struct.unpack("!ci", connection.read(5))
+        body = connection.read(size - 4)
+        if kind == b"E":
+            fields = {field[:1]: field[1:].decode(errors="replace") for field in body.split(b"\0")}
+            raise WireError(fields.get(b"M", "refused"))
+        if kind == b"R" and struct.unpack_from("!i", body)[0] != 0:
+            raise WireError("a password is asked for")
+        if kind == b"D":
+            rows.append(_postgres_row(body))
+        if kind == b"Z":
+            return rows
+
+
+def _postgres_row(body: bytes) -> list[str | None]:
+    row: list[str | None] = []
+    position = 2
+    for _ in range(struct.unpack_from("!h", body)[0]):
+        size = struct.unpack_from("!i", body, position)[0]
+        position += 4
+        row.append(None if size < 0 else body[position : position + size].decode())
+        position += max(size, 0)
+    return row
 
 
 # -- MongoDB ---------------------------------------------------------------------------------------------------------------------
