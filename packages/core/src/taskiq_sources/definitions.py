@@ -74,7 +74,7 @@ def store_form(definition: Definition, now: datetime, defaults: Defaults) -> Sto
     task = definition.task
     try:
         document = codec.encode(definition, defaults.serializer)
-        anchor = definition.options.start_at or now
+        anchor = _anchor(definition, now)
         timetable = timetable_of(definition, anchor)
         first = timetable.first(now)
         if first is None:
@@ -176,6 +176,14 @@ def _check_name(field: str, value: object, limit: int) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ScheduleValidationError(field, value, "it holds a lone surrogate, which has no UTF-8 form") from error
+
+
+def _anchor(definition: Definition, now: datetime) -> datetime:
+    """Return where cron and interval begin: now, or at ``start_at``; if that is past, at the interval's last step before now."""
+    start_at, interval = definition.options.start_at, _as_timedelta(definition.task.interval)
+    if start_at is None or start_at >= now:
+        return start_at or now
+    return now if interval is None else now - (now - start_at) % interval
 
 
 def _checked_interval(interval: int | timedelta | None) -> int | timedelta | None:

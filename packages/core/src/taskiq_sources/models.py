@@ -33,7 +33,7 @@ class StoredSchedule:
         scheduled_for: Nominal time of the pending occurrence; None when there is none.
         next_run_at: From when on the pending occurrence may be claimed: `scheduled_for`, moved by jitter or by the back-off
             of a failed send. None when nothing is pending.
-        anchor: Phase of an interval: its occurrences are at ``anchor + k·interval``.
+        anchor: Where cron and interval begin; the interval's occurrences are at ``anchor + k·interval``.
         coalesced: How many occurrences the pending one stands for.
         attempt: How many times the pending occurrence has been claimed.
         run_count: How many occurrences have been sent.

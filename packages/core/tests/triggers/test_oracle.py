@@ -153,7 +153,7 @@ def check(cron: Cron, policy: DstPolicy, change: tuple[str, str], step: timedelt
     moment, last = at + start, at + reach
     expected = [fire for fire in oracle(cron, policy, steps, step) if moment < fire <= last]
     trigger = compile_cron(cron.text, zone, policy)
-    timetable = Timetable(anchor=at, cron=cron.text, zone=zone, dst=policy)
+    timetable = Timetable(anchor=moment, cron=cron.text, zone=zone, dst=policy)
 
     found = []
     following = trigger.next_after(moment)

@@ -204,3 +204,14 @@ def test_ranges_agree_with_stepping(  # noqa: PLR0917 - hypothesis passes them b
     assert timetable.count(first, last, limit) == min(limit, len(walked))
     assert all(start_at is None or start_at <= occurrence for occurrence in walked)
     assert all(end_at is None or occurrence <= end_at for occurrence in walked)
+
+
+def test_cron_has_no_occurrences_before_the_anchor() -> None:
+    """A past time beside a cron does not bring up the cron's occurrences between that time and the creation."""
+    created = datetime(2030, 1, 1, 12, 0, 30, tzinfo=timezone.utc)
+    past = created - timedelta(days=1)
+    timetable = Timetable(anchor=created, cron="0 * * * *", time=past)
+
+    assert timetable.first(created) == past
+    assert timetable.next_after(past) == datetime(2030, 1, 1, 13, tzinfo=timezone.utc)
+    assert timetable.newest(past, created + timedelta(minutes=30), 5) == [past]

@@ -21,7 +21,7 @@ class Timetable:
     All datetimes are aware, in UTC and in whole milliseconds. An instant that several triggers name is one occurrence.
 
     Attributes:
-        anchor: Phase of the interval: its occurrences are at ``anchor + k·interval`` for k = 0, 1, 2, …
+        anchor: Where cron and interval begin, and the phase of the interval: ``anchor + k·interval`` for k = 0, 1, 2, …
         cron: A cron expression.
         zone: The wall clock that `cron` is matched against, as `parse_zone` returns it.
         dst: What happens to fixed times of `cron` that daylight saving drops or repeats.
@@ -87,7 +87,7 @@ class Timetable:
             steps = self._steps(first, last, self.interval)
             found.update(self.anchor + step * self.interval for step in steps[-limit:])
         if self.cron is not None:
-            found.update(_newest_of_cron(self._trigger(self.cron), first, last, limit))
+            found.update(_newest_of_cron(self._trigger(self.cron), max(first, self.anchor), last, limit))
         return sorted(found)[-limit:]
 
     def count(self, first: datetime, last: datetime, limit: int) -> int:
@@ -106,7 +106,7 @@ class Timetable:
         """Return the earliest occurrence of cron and interval strictly after `moment`."""
         if self.start_at is not None and moment < self.start_at:
             moment = self.start_at - _MILLISECOND
-        by_cron = None if self.cron is None else self._trigger(self.cron).next_after(moment)
+        by_cron = None if self.cron is None else self._trigger(self.cron).next_after(max(moment, self.anchor - _MILLISECOND))
         by_interval = None if self.interval is None else self._next_step(moment, self.interval)
         occurrence = _earliest((by_cron, by_interval))
         return None if occurrence is None or not self._in_window(occurrence) else occurrence
