@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taskiq.abc.serializer import TaskiqSerializer
 
-from taskiq_sources import ScheduleDecodeError, ScheduledTask, ScheduleOptions, ScheduleValidationError, codec
+from taskiq_sources import ScheduleDecodeError, ScheduleOptions, ScheduleValidationError, codec
 from taskiq_sources.codec import Definition
 
 _TEXT = st.text(st.characters(codec="utf-8"))
@@ -34,7 +34,7 @@ class ComplexSerializer(TaskiqSerializer):
 
 def _definition(options: ScheduleOptions | None = None, **fields: Any) -> Definition:
     given = {"task_name": "job", "labels": {}, "args": [], "kwargs": {}, "schedule_id": "s", "interval": 5, **fields}
-    return Definition(task=ScheduledTask(**given), options=options or ScheduleOptions())
+    return Definition(**given, options=options or ScheduleOptions())
 
 
 def _round_trip(definition: Definition, serializer: TaskiqSerializer | None = None) -> Definition:
@@ -124,7 +124,7 @@ def test_endless_nesting_is_refused() -> None:
     loop.append(loop)
 
     with pytest.raises(ScheduleValidationError, match="nested"):
-        codec.encode(Definition(task=_definition().task.model_copy(update={"args": loop}), options=ScheduleOptions()))
+        codec.encode(_definition(args=loop))
 
 
 def test_a_serializer_stores_the_rest() -> None:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from taskiq.abc.serializer import TaskiqSerializer
 
+from taskiq_sources.clock import floor_ms
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleValidationError, shorten
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.tasks import ScheduledTask
@@ -32,21 +34,37 @@ VERSION = 1
 #: Upper limit of a document. PostgreSQL, MongoDB (16 MB a document) and Redis all take it without special handling.
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
+#: Larger integers may have more than the 4,300 digits that Python reads back by default.
+_MAX_INTEGER_BITS = 14_284
+
 #: How deep arguments may be nested; far below what makes JSON libraries give up.
 _MAX_DEPTH = 100
 
-_TASK_FIELDS = ("task_name", "labels", "args", "kwargs", "task_id", "cron", "cron_offset", "interval", "time")
-_KNOWN_FIELDS = frozenset({*_TASK_FIELDS, "v", "timezone", "options", "manual_of", "payload", "serializer"})
+_KNOWN_FIELDS = frozenset({
+    "v", "task_name", "labels", "args", "kwargs", "task_id", "cron", "cron_offset", "timezone", "interval", "time", "options",
+    "manual_of", "payload", "serializer",
+})  # fmt: skip
 _NO_OPTIONS = ScheduleOptions()
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _duration = TypeAdapter(timedelta)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """What a document says.
+    """What a document says: the fields of a `ScheduledTask`, checked, and what goes with them.
 
     Attributes:
-        task: The task and its triggers; `schedule_id` is the id it is stored under.
+        schedule_id: The id it is stored under.
+        task_name: As in taskiq, like all that follow.
+        labels: Labels, without ``schedule_options``.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        task_id: The message's id, if the schedule has one of its own.
+        cron: Cron expression.
+        cron_offset: Time zone or offset of `cron`.
+        interval: Seconds or timedelta, as it was given.
+        time: Single instant, aware UTC.
+        owner: Who declared it.
         options: How it behaves, all defaults resolved.
         timezone: What cron means where `cron_offset` is None.
         manual_of: For a manual run: the id of the schedule that was told to run.
@@ -54,18 +72,50 @@ class Definition:
         unknown_options: Options of a newer release, carried along.
     """
 
-    task: ScheduledTask
-    options: ScheduleOptions
+    schedule_id: str
+    task_name: str
+    labels: dict[str, Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+    task_id: str | None = None
+    cron: str | None = None
+    cron_offset: Zone | None = None
+    interval: int | timedelta | None = None
+    time: datetime | None = None
+    owner: str | None = None
+    options: ScheduleOptions = _NO_OPTIONS
     timezone: Zone = "UTC"
     manual_of: str | None = None
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-    unknown_options: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = _NOTHING
+    unknown_options: Mapping[str, Any] = _NOTHING
 
     @property
     def zone(self) -> Zone:
         """The time zone or offset that cron is evaluated in."""
-        offset = self.task.cron_offset
-        return self.timezone if offset is None else offset
+        return self.timezone if self.cron_offset is None else self.cron_offset
+
+    @property
+    def is_one_off(self) -> bool:
+        """Whether there is a single occurrence, at `time`."""
+        return self.cron is None and self.interval is None
+
+    @property
+    def task(self) -> ScheduledTask:
+        """The definition as applications know it. Shares arguments and labels with this object."""
+        return ScheduledTask.model_construct(
+            schedule_id=self.schedule_id,
+            task_name=self.task_name,
+            labels=self.labels,
+            args=self.args,
+            kwargs=self.kwargs,
+            task_id=self.task_id,
+            cron=self.cron,
+            cron_offset=self.cron_offset,
+            interval=self.interval,
+            time=self.time,
+            owner=self.owner,
+            schedule_options=self.options,
+        )
 
 
 def encode(definition: Definition, serializer: TaskiqSerializer | None = None) -> str:
@@ -78,24 +128,23 @@ def encode(definition: Definition, serializer: TaskiqSerializer | None = None) -
     Raises:
         ScheduleValidationError: An argument or label cannot be stored, or the document is larger than 1 MiB.
     """
-    task = definition.task
-    document: dict[str, Any] = {**definition.unknown, "v": VERSION, "task_name": task.task_name}
-    _require_json(task.labels, "labels", "labels are JSON values")
-    document["labels"] = task.labels
+    document: dict[str, Any] = {**definition.unknown, "v": VERSION, "task_name": definition.task_name}
+    _require_json(definition.labels, "labels", "labels are JSON values")
+    document["labels"] = definition.labels
     if serializer is None:
         fix = "pass JSON values, or give the source a taskiq serializer (ScheduleSource(serializer=...))"
-        _require_json(task.args, "args", fix)
-        _require_json(task.kwargs, "kwargs", fix)
-        document |= {"args": task.args, "kwargs": task.kwargs}
+        _require_json(definition.args, "args", fix)
+        _require_json(definition.kwargs, "kwargs", fix)
+        document |= {"args": definition.args, "kwargs": definition.kwargs}
     else:
-        document |= {"payload": _dump_payload(task, serializer), "serializer": type(serializer).__qualname__}
+        document |= {"payload": _dump_payload(definition, serializer), "serializer": type(serializer).__qualname__}
     optional = {
-        "task_id": task.task_id,
-        "cron": task.cron,
-        "cron_offset": _zone_text(task.cron_offset),
-        "timezone": None if definition.timezone == "UTC" else _zone_text(definition.timezone),
-        "interval": _zone_text(task.interval),
-        "time": None if task.time is None else task.time.isoformat().replace("+00:00", "Z"),
+        "task_id": definition.task_id,
+        "cron": definition.cron,
+        "cron_offset": _as_text(definition.cron_offset),
+        "timezone": None if definition.timezone == "UTC" else _as_text(definition.timezone),
+        "interval": _as_text(definition.interval),
+        "time": None if definition.time is None else definition.time.isoformat().replace("+00:00", "Z"),
         "options": {**definition.unknown_options, **_options_json(definition.options)} or None,
         "manual_of": definition.manual_of,
     }
@@ -127,46 +176,94 @@ def decode(
         document = json.loads(text)
         if not isinstance(document, dict):
             raise ScheduleDecodeError(schedule_id, "it is not a JSON object")
-        fields = {name: document[name] for name in _TASK_FIELDS if name in document}
-        if "payload" in document:
-            fields |= _load_payload(schedule_id, document, serializer)
-        written = document.get("options", {})
-        options = ScheduleOptions(**{name: value for name, value in written.items() if name in ScheduleOptions.model_fields})
-        task = ScheduledTask(
-            **fields | {"cron_offset": _read_zone(document.get("cron_offset"))},
-            schedule_id=schedule_id,
-            schedule_options=options,
-            owner=owner,
-        )
-        return Definition(
-            task=task,
-            options=options,
-            timezone=_read_zone(document.get("timezone")) or "UTC",
-            manual_of=document.get("manual_of"),
-            unknown={name: value for name, value in document.items() if name not in _KNOWN_FIELDS},
-            unknown_options={name: value for name, value in written.items() if name not in ScheduleOptions.model_fields},
-        )
+        return _definition(schedule_id, document, serializer, owner)
     except ScheduleDecodeError:
         raise
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field_name = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ScheduleDecodeError(schedule_id, f"{field_name}: {first['msg']}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ScheduleDecodeError(schedule_id, str(error) or type(error).__name__) from error
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ScheduleDecodeError(schedule_id, f"{type(error).__name__}: {error}") from error
+
+
+def _definition(
+    schedule_id: str,
+    document: dict[str, Any],
+    serializer: TaskiqSerializer | None,
+    owner: str | None,
+) -> Definition:
+    payload = _load_payload(schedule_id, document, serializer) if "payload" in document else document
+    written = _checked(document, "options", dict) if "options" in document else None
+    definition = Definition(
+        schedule_id=schedule_id,
+        task_name=_checked(document, "task_name", str),
+        labels=_checked(document, "labels", dict),
+        args=_checked(payload, "args", list),
+        kwargs=_checked(payload, "kwargs", dict),
+        task_id=_optional(document, "task_id", str),
+        cron=_optional(document, "cron", str),
+        cron_offset=_read_zone(_optional(document, "cron_offset", str)),
+        interval=_read_interval(document.get("interval")),
+        time=_read_time(_optional(document, "time", str)),
+        owner=owner,
+        options=_NO_OPTIONS if written is None else ScheduleOptions(**_known_options(written)),
+        timezone=_read_zone(_optional(document, "timezone", str)) or "UTC",
+        manual_of=_optional(document, "manual_of", str),
+        unknown=_NOTHING if document.keys() <= _KNOWN_FIELDS else _without(document, _KNOWN_FIELDS),
+        unknown_options=_NOTHING if written is None else _without(written, ScheduleOptions.model_fields),
+    )
+    if definition.is_one_off and definition.time is None:
+        raise ScheduleDecodeError(schedule_id, "it has no cron, interval or time")
+    return definition
+
+
+_T = TypeVar("_T")
+
+
+def _checked(document: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
+    value = document[name]
+    if isinstance(value, kind):
+        return value
+    msg = f"{name} is {shorten(value)}, not {kind.__name__}"
+    raise TypeError(msg)
+
+
+def _optional(document: Mapping[str, Any], name: str, kind: type[_T]) -> _T | None:
+    return None if document.get(name) is None else _checked(document, name, kind)
+
+
+def _read_interval(value: Any) -> int | timedelta | None:
+    """Read seconds or an ISO 8601 duration. That it is at least a second is for whoever evaluates it."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    interval = _duration.validate_python(value) if isinstance(value, str) else None
+    if interval is None or interval < timedelta(seconds=1):
+        msg = f"interval is {shorten(value)}, not a number of seconds or a duration of at least 1 s"
+        raise ValueError(msg)
+    return interval
+
+
+def _read_time(value: str | None) -> datetime | None:
+    # The suffix is replaced because Python 3.10 does not read it.
+    return None if value is None else floor_ms(datetime.fromisoformat(value.replace("Z", "+00:00")))
+
+
+def _known_options(written: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in written.items() if name in ScheduleOptions.model_fields}
+
+
+def _without(document: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in names}
 
 
 def _options_json(options: ScheduleOptions) -> dict[str, Any]:
     return {} if options == _NO_OPTIONS else options.model_dump(mode="json", exclude_defaults=True)
 
 
-def _dump_payload(task: ScheduledTask, serializer: TaskiqSerializer) -> str:
+def _dump_payload(definition: Definition, serializer: TaskiqSerializer) -> str:
     try:
-        return base64.b64encode(serializer.dumpb({"args": task.args, "kwargs": task.kwargs})).decode("ascii")
+        return base64.b64encode(serializer.dumpb({"args": definition.args, "kwargs": definition.kwargs})).decode("ascii")
     except Exception as error:  # a serializer is the user's code and may raise anything
         raise ScheduleValidationError(
             "args",
-            {"args": task.args, "kwargs": task.kwargs},
+            {"args": definition.args, "kwargs": definition.kwargs},
             f"{type(serializer).__name__} cannot encode them: {error}",
         ) from error
 
@@ -184,18 +281,15 @@ def _load_payload(schedule_id: str, document: Mapping[str, Any], serializer: Tas
         raise ScheduleDecodeError(schedule_id, f"{type(serializer).__name__} cannot read its arguments: {error}") from error
 
 
-def _zone_text(value: str | int | timedelta | None) -> str | int | None:
+def _as_text(value: str | int | timedelta | None) -> str | int | None:
     """Durations become ISO 8601 text, the rest is JSON already."""
     return _duration.dump_python(value, mode="json") if isinstance(value, timedelta) else value
 
 
-def _read_zone(value: Any) -> Zone | None:
+def _read_zone(value: str | None) -> Zone | None:
     """Read a time zone name or an ISO 8601 duration. Names were checked when written; a removed one fails on use."""
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        msg = f"time zone {shorten(value)} is neither a name nor a duration"
-        raise TypeError(msg)
+    if value is None or (value[:1].isalpha() and value[:1] != "P"):
+        return value
     try:
         return _duration.validate_python(value)
     except ValidationError:
@@ -224,6 +318,11 @@ def _require_json(value: object, path: str, fix: str, depth: int = 0) -> None:
             _require_json(item, f"{path}[{index}]", fix, depth + 1)
     elif not isinstance(value, int):
         raise ScheduleValidationError(path, value, f"{type(value).__name__} is not a JSON type; {fix}")
+    elif value.bit_length() > _MAX_INTEGER_BITS:
+        shown = f"an integer of {value.bit_length():,} bits"
+        raise ScheduleValidationError(
+            path, shown, "it has more than the 4,300 digits that Python reads by default; pass it as text"
+        )
 
 
 def _require_text(value: str, path: str) -> None:

@@ -23,6 +23,10 @@ from taskiq_sources.triggers import Timetable, Zone, compile_cron, jittered, par
 
 MAX_ID_LENGTH = 255
 MAX_TASK_NAME_LENGTH = 512
+MAX_OWNER_LENGTH = 255
+MAX_TASK_ID_LENGTH = 255
+
+_NO_TRIGGER = "a schedule needs at least one of cron, interval and time"
 
 #: What the stock loop is given as the id of a single occurrence (`taskiq_sources.stock`). Refused as an id, so never ambiguous.
 HANDED_OUT_ID = re.compile(r"(?P<id>.+)@\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z~[0-9a-z]+", re.DOTALL)
@@ -46,21 +50,34 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
     try:
         check_id(task.schedule_id)
         _check_name("task_name", task.task_name, MAX_TASK_NAME_LENGTH)
-        own = task if isinstance(task, ScheduledTask) else ScheduledTask(**dict(task))
+        own = task if isinstance(task, ScheduledTask) else _extended(task)
+        if own.task_id is not None:
+            _check_name("task_id", own.task_id, MAX_TASK_ID_LENGTH)
+        if own.owner is not None:
+            _check_name("owner", own.owner, MAX_OWNER_LENGTH, may_be_empty=True)
+        if own.cron is None and own.interval is None and own.time is None:
+            raise ScheduleValidationError("triggers", None, _NO_TRIGGER)
         labels = dict(own.labels)
         labelled = ScheduleOptions.from_label(labels.pop(OPTIONS_LABEL)) if OPTIONS_LABEL in labels else ScheduleOptions()
         options = (own.schedule_options or ScheduleOptions()).over(labelled).over(defaults.options)
         offset = None if own.cron_offset is None else parse_zone(own.cron_offset, field="cron_offset")
         if own.cron is not None:
             compile_cron(own.cron, defaults.timezone if offset is None else offset, options.dst)
-        clean: dict[str, Any] = {
-            "labels": labels,
-            "cron_offset": offset,
-            "interval": _checked_interval(own.interval),
-            "time": _utc(own.time),
-            "schedule_options": options,
-        }
-        return Definition(task=own.model_copy(update=clean), options=options, timezone=defaults.timezone)
+        return Definition(
+            schedule_id=own.schedule_id,
+            task_name=own.task_name,
+            labels=labels,
+            args=own.args,
+            kwargs=own.kwargs,
+            task_id=own.task_id,
+            cron=own.cron,
+            cron_offset=offset,
+            interval=_checked_interval(own.interval),
+            time=_utc(own.time),
+            owner=own.owner,
+            options=options,
+            timezone=defaults.timezone,
+        )
     except ScheduleValidationError as error:
         raise error.for_schedule(task.schedule_id) from error
 
@@ -71,7 +88,6 @@ def store_form(definition: Definition, now: datetime, defaults: Defaults) -> Sto
     Raises:
         ScheduleValidationError: It would never run, or its arguments cannot be stored.
     """
-    task = definition.task
     try:
         document = codec.encode(definition, defaults.serializer)
         anchor = _anchor(definition, now)
@@ -82,13 +98,13 @@ def store_form(definition: Definition, now: datetime, defaults: Defaults) -> Sto
             window = f"start_at {definition.options.start_at} and end_at {definition.options.end_at}"
             raise ScheduleValidationError(field, value, f"it never runs: no occurrence lies between {window}")
     except ScheduleValidationError as error:
-        raise error.for_schedule(task.schedule_id) from error
+        raise error.for_schedule(definition.schedule_id) from error
     return StoredSchedule(
-        id=task.schedule_id,
-        task_name=task.task_name,
+        id=definition.schedule_id,
+        task_name=definition.task_name,
         document=document,
         timing=_timing(definition),
-        owner=task.owner,
+        owner=definition.owner,
         scheduled_for=first,
         next_run_at=due_at(definition, timetable, first),
         anchor=anchor,
@@ -104,9 +120,9 @@ def read(stored: StoredSchedule, serializer: TaskiqSerializer | None) -> Definit
         ScheduleDecodeError: This release cannot read it, or one of its triggers is not valid (any more).
     """
     definition = codec.decode(stored.id, stored.document, serializer, owner=stored.owner)
-    if definition.task.cron is not None:
+    if definition.cron is not None:
         try:
-            compile_cron(definition.task.cron, definition.zone, definition.options.dst)
+            compile_cron(definition.cron, definition.zone, definition.options.dst)
         except ScheduleValidationError as error:
             raise ScheduleDecodeError(stored.id, str(error)) from error
     return definition
@@ -114,14 +130,14 @@ def read(stored: StoredSchedule, serializer: TaskiqSerializer | None) -> Definit
 
 def timetable_of(definition: Definition, anchor: datetime) -> Timetable:
     """Return when the schedule runs, for the given phase of its interval."""
-    task, options = definition.task, definition.options
+    options = definition.options
     return Timetable(
         anchor=anchor,
-        cron=task.cron,
+        cron=definition.cron,
         zone=definition.zone,
         dst=options.dst,
-        interval=_as_timedelta(task.interval),
-        time=task.time,
+        interval=_as_timedelta(definition.interval),
+        time=definition.time,
         start_at=options.start_at,
         end_at=options.end_at,
     )
@@ -140,14 +156,23 @@ def due_at(definition: Definition, timetable: Timetable, scheduled_for: datetime
         scheduled_for,
         following=timetable.next_after(scheduled_for),
         jitter=definition.options.jitter,
-        occurrence_id=occurrence_id(definition.task.schedule_id, scheduled_for),
+        occurrence_id=occurrence_id(definition.schedule_id, scheduled_for),
     )
 
 
 def redefine(definition: Definition, task: ScheduledTask, options: ScheduleOptions, defaults: Defaults) -> Definition:
-    """Return `definition` with another task and other options, keeping what a newer release wrote into it."""
-    edited = define(task.model_copy(update={"schedule_options": options}), replace(defaults, timezone=definition.timezone))
-    return replace(edited, manual_of=definition.manual_of, unknown=definition.unknown)
+    """Return `definition` with another task and other options, keeping what a newer release wrote into it.
+
+    The source's defaults do not come in again: a schedule keeps those that were in force when it was written.
+    """
+    own = replace(defaults, timezone=definition.timezone, options=ScheduleOptions())
+    edited = define(task.model_copy(update={"schedule_options": options}), own)
+    return replace(
+        edited,
+        manual_of=definition.manual_of,
+        unknown=definition.unknown,
+        unknown_options=definition.unknown_options,
+    )
 
 
 def check_id(schedule_id: object) -> None:
@@ -165,8 +190,17 @@ def check_id(schedule_id: object) -> None:
         )
 
 
-def _check_name(field: str, value: object, limit: int) -> None:
-    if not isinstance(value, str) or not value:
+def may_exist(schedule_id: str) -> bool:
+    """Whether a schedule can have this id: stores are only asked for ids that every one of them could hold."""
+    try:
+        _check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
+    except ScheduleValidationError:
+        return False
+    return True
+
+
+def _check_name(field: str, value: object, limit: int, *, may_be_empty: bool = False) -> None:
+    if not isinstance(value, str) or not (value or may_be_empty):
         raise ScheduleValidationError(field, value, "it must be text of at least one character")
     if len(value) > limit:
         raise ScheduleValidationError(field, value, f"it has {len(value)} characters; {limit} is the most")
@@ -180,10 +214,17 @@ def _check_name(field: str, value: object, limit: int) -> None:
 
 def _anchor(definition: Definition, now: datetime) -> datetime:
     """Return where cron and interval begin: now, or at ``start_at``; if that is past, at the interval's last step before now."""
-    start_at, interval = definition.options.start_at, _as_timedelta(definition.task.interval)
+    start_at, interval = definition.options.start_at, _as_timedelta(definition.interval)
     if start_at is None or start_at >= now:
         return start_at or now
     return now if interval is None else now - (now - start_at) % interval
+
+
+def _extended(task: taskiq.ScheduledTask) -> ScheduledTask:
+    try:
+        return ScheduledTask(**dict(task))
+    except ValidationError as error:  # it was changed after taskiq had checked it
+        raise as_validation_error(error, task.schedule_id) from error
 
 
 def _checked_interval(interval: int | timedelta | None) -> int | timedelta | None:
@@ -214,20 +255,19 @@ def _utc(moment: datetime | None) -> datetime | None:
 
 
 def _triggers(definition: Definition) -> dict[str, object]:
-    return {"cron": definition.task.cron, "interval": definition.task.interval, "time": definition.task.time}
+    return {"cron": definition.cron, "interval": definition.interval, "time": definition.time}
 
 
 def _timing(definition: Definition) -> str:
     """Fingerprint of all that decides when the schedule runs, see ``StoredSchedule.timing``."""
-    task, options = definition.task, definition.options
-    zone = definition.zone
-    interval = _as_timedelta(task.interval)
+    options, zone = definition.options, definition.zone
+    interval = _as_timedelta(definition.interval)
     parts: dict[str, Any] = {
-        "cron": task.cron,
-        "zone": None if task.cron is None else (zone.total_seconds() if isinstance(zone, timedelta) else zone),
-        "dst": None if task.cron is None else options.dst,
+        "cron": definition.cron,
+        "zone": None if definition.cron is None else (zone.total_seconds() if isinstance(zone, timedelta) else zone),
+        "dst": None if definition.cron is None else options.dst,
         "interval": None if interval is None else int(interval.total_seconds()),
-        "time": None if task.time is None else to_ms(task.time),
+        "time": None if definition.time is None else to_ms(definition.time),
         "start_at": None if options.start_at is None else to_ms(options.start_at),
         "end_at": None if options.end_at is None else to_ms(options.end_at),
         "jitter": options.jitter.total_seconds() or None,
@@ -238,5 +278,14 @@ def _timing(definition: Definition) -> str:
 def as_validation_error(error: ValidationError, schedule_id: str | None) -> ScheduleValidationError:
     """Turn pydantic's report on a `ScheduledTask` into our error, about the first field that is wrong."""
     first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "schedule"
-    return ScheduleValidationError(field, first["input"], first["msg"].removeprefix("Value error, "), schedule_id=schedule_id)
+    problem = first["msg"].removeprefix("Value error, ")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ScheduleValidationError):
+        return cause if schedule_id is None else cause.for_schedule(schedule_id)
+    if first["loc"]:
+        field, value = str(first["loc"][0]), first["input"]
+    elif first["input"].get("interval") is not None:  # taskiq checks the triggers together: that there is one, and the interval
+        field, value = "interval", first["input"]["interval"]
+    else:
+        field, value, problem = "triggers", None, _NO_TRIGGER
+    return ScheduleValidationError(field, value, problem, schedule_id=schedule_id)

@@ -28,16 +28,21 @@ class Triggers(TypedDict):
 
 
 def resumed(stored: StoredSchedule, definition: Definition, now: datetime, *, catch_up: bool) -> ScheduleChanges:
-    """Return what lets a schedule run again; without `catch_up`, from the first occurrence that is not past."""
-    changes = ScheduleChanges(updated_at=now, paused=False, quarantined=False, attempt=0)
-    if catch_up or stored.quarantined or stored.scheduled_for is None or stored.scheduled_for >= now:
+    """Return what lets a schedule run again; without `catch_up`, from the first occurrence that is not past.
+
+    An occurrence that stays pending keeps its attempts: it may have been sent before, and is sent as the same message, or, at
+    most once, never again.
+    """
+    changes = ScheduleChanges(updated_at=now, paused=False, quarantined=False)
+    was_only_paused = stored.paused and not stored.quarantined
+    if catch_up or not was_only_paused or stored.scheduled_for is None or stored.scheduled_for >= now:
         return changes
     timetable = definitions.timetable_of(definition, stored.anchor)
     following = timetable.next_after(now - MILLISECOND)
     if following is None:
         return changes
     due = definitions.due_at(definition, timetable, following)
-    return replace(changes, scheduled_for=following, next_run_at=due, coalesced=1, last_error=None)
+    return replace(changes, scheduled_for=following, next_run_at=due, coalesced=1, attempt=0, last_error=None)
 
 
 def rescheduled(
@@ -77,16 +82,15 @@ def rescheduled(
 def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:
     """Return the one-off that runs a schedule's task once, now. It has an id of its own and remembers whose run it is."""
     options = ScheduleOptions(delivery=definition.options.delivery)
-    task = definition.task.model_copy(
-        update={
-            "cron": None,
-            "cron_offset": None,
-            "interval": None,
-            "time": now,
-            "task_id": None,
-            "schedule_id": f"manual-{uuid.uuid4().hex}",
-            "schedule_options": options,
-        },
+    manual = replace(
+        definition,
+        schedule_id=f"manual-{uuid.uuid4().hex}",
+        cron=None,
+        cron_offset=None,
+        interval=None,
+        time=now,
+        task_id=None,
+        options=options,
+        manual_of=definition.manual_of or stored.id,
     )
-    manual = replace(definition, task=task, options=options, manual_of=definition.manual_of or stored.id)
     return definitions.store_form(manual, now, defaults)

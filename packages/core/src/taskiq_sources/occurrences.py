@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
 from taskiq_sources.definitions import due_at, occurrence_id, timetable_of
-from taskiq_sources.errors import redact_text
+from taskiq_sources.errors import TaskiqSourcesError, redact_text
 from taskiq_sources.models import Claim, Outcome, Run, RunStatus
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import Timetable
@@ -65,11 +65,8 @@ class Dispatch:
 
     @property
     def task(self) -> ScheduledTask:
-        """What to send: a fresh copy, with `task_id` and `schedule_id` as the message carries them."""
-        return self.definition.task.model_copy(
-            update={"task_id": self.task_id, "schedule_id": self.schedule_id},
-            deep=True,
-        )
+        """What to send, with `task_id` and `schedule_id` as the message carries them. Shares arguments with the definition."""
+        return replace(self.definition, schedule_id=self.schedule_id, task_id=self.task_id).task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +146,18 @@ def released(dispatch: Dispatch) -> Outcome:
 
 
 def quarantined(claim: Claim, error: BaseException | str) -> Outcome:
-    """Return the outcome of a claim whose schedule cannot be sent: it is set aside with its error until somebody looks."""
+    """Return the outcome of a claim whose schedule cannot be sent: it is set aside with its error until somebody looks.
+
+    Nothing was sent under the claim, so it does not count as an attempt: once repaired, the occurrence is sent as if never
+    claimed.
+    """
     schedule = claim.schedule
     return Outcome(
         claim=claim,
         scheduled_for=schedule.scheduled_for,
         next_run_at=schedule.next_run_at,
         coalesced=schedule.coalesced,
-        attempt=schedule.attempt,
+        attempt=schedule.attempt - 1,
         run_count=schedule.run_count,
         last_error=_error_text(error),
         quarantined=True,
@@ -298,7 +299,7 @@ def _dispatch(claim: Claim, definition: Definition, scheduled_for: datetime, coa
         scheduled_for=scheduled_for,
         coalesced=coalesced,
         occurrence_id=occurrence,
-        task_id=definition.task.task_id or task_id_of(occurrence),
+        task_id=definition.task_id or task_id_of(occurrence),
     )
 
 
@@ -316,11 +317,11 @@ def _run(
     return Run(
         occurrence_id=occurrence,
         schedule_id=definition.manual_of or claim.schedule.id,
-        task_name=definition.task.task_name,
+        task_name=definition.task_name,
         scheduled_for=scheduled_for,
         status=status,
         recorded_at=now,
-        task_id=None if status == "missed" else definition.task.task_id or task_id_of(occurrence),
+        task_id=None if status == "missed" else definition.task_id or task_id_of(occurrence),
         attempt=claim.schedule.attempt,
         coalesced=coalesced,
         claimant=claim.schedule.claimant,
@@ -329,8 +330,14 @@ def _run(
 
 
 def _error_text(error: BaseException | str) -> str:
-    """Return what is kept of an error, without credentials. taskiq wraps the broker's error: the cause is what helps."""
-    if isinstance(error, BaseException):
+    """Return what is kept of an error: without credentials, and such that every store can keep it.
+
+    taskiq wraps the broker's error, so the cause is what helps; our own errors say all themselves.
+    """
+    if isinstance(error, TaskiqSourcesError):
+        error = str(error)
+    elif isinstance(error, BaseException):
         cause = error.__cause__ if error.__cause__ is not None else error
         error = f"{type(cause).__name__}: {cause}"
-    return redact_text(error)[:_MAX_ERROR_CHARACTERS]
+    storable = error.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
+    return redact_text(storable)[:_MAX_ERROR_CHARACTERS]

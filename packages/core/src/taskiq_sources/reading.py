@@ -75,9 +75,10 @@ class SourceReader(taskiq.ScheduleSource):
     async def get_schedule(self, schedule_id: str) -> ScheduleInfo | None:
         """Return one schedule, or None if it does not exist."""
         await self._open()
-        resolved = origin_id(schedule_id)
-        stored = (await self.store.get([resolved])).get(resolved)
-        return None if stored is None else self._info(stored)
+        try:
+            return self._info(await self._stored(schedule_id))
+        except ScheduleNotFoundError:
+            return None
 
     async def iter_schedules(
         self,
@@ -129,6 +130,8 @@ class SourceReader(taskiq.ScheduleSource):
         """
         await self._open()
         resolved = None if schedule_id is None else origin_id(schedule_id)
+        if resolved is not None and not definitions.may_exist(resolved):
+            return
         query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
         after: Run | None = None
         while page := await self.store.runs(query, after=after, limit=_PAGE):
@@ -139,11 +142,17 @@ class SourceReader(taskiq.ScheduleSource):
     # -- helpers -------------------------------------------------------------------------------------------------------------
 
     async def _stored(self, schedule_id: str) -> StoredSchedule:
-        resolved = origin_id(schedule_id)
+        resolved = self._resolved(schedule_id)
         stored = (await self.store.get([resolved])).get(resolved)
         if stored is None:
             raise ScheduleNotFoundError(resolved)
         return stored
+
+    def _resolved(self, schedule_id: str) -> str:
+        resolved = origin_id(schedule_id)
+        if not definitions.may_exist(resolved):
+            raise ScheduleNotFoundError(resolved)
+        return resolved
 
     def _info(self, stored: StoredSchedule) -> ScheduleInfo:
         try:

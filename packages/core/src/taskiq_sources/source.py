@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import taskiq
 from pydantic import ValidationError
@@ -189,6 +189,7 @@ class ScheduleSource(SourceReader):
         """
         kicker = task.kicker() if isinstance(task, AsyncTaskiqDecoratedTask) else task
         message = await captured_task(kicker, args, kwargs or {})
+        wanted_id = schedule_id if schedule_id is not None else kicker.custom_schedule_id
         try:
             scheduled = ScheduledTask(
                 task_name=message.task_name,
@@ -204,8 +205,10 @@ class ScheduleSource(SourceReader):
                 schedule_options=options,
                 owner=owner,
             )
+        except ScheduleValidationError as error:
+            raise error if wanted_id is None else error.for_schedule(wanted_id) from error
         except ValidationError as error:
-            raise definitions.as_validation_error(error, schedule_id) from error
+            raise definitions.as_validation_error(error, wanted_id) from error
         await self.add_schedules([scheduled], on_conflict=on_conflict)
         info = await self.get_schedule(scheduled.schedule_id)
         stored = scheduled if info is None or info.task is None else info.task
@@ -231,6 +234,8 @@ class ScheduleSource(SourceReader):
             ScheduleExistsError: `on_conflict` is ``error`` and some ids exist: those are unchanged, the others are stored.
         """
         await self._open()
+        if on_conflict not in get_args(OnConflict):
+            raise ScheduleValidationError("on_conflict", on_conflict, f"use one of {', '.join(get_args(OnConflict))}")
         now = await self.clock.now()
         rows: dict[str, StoredSchedule] = {}
         for schedule in schedules:
@@ -248,7 +253,8 @@ class ScheduleSource(SourceReader):
     async def delete_schedules(self, schedule_ids: Collection[str]) -> frozenset[str]:
         """Delete schedules; their history stays. Returns the ids that existed."""
         await self._open()
-        return await self.store.delete([origin_id(schedule_id) for schedule_id in schedule_ids])
+        resolved = {origin_id(schedule_id) for schedule_id in schedule_ids}
+        return await self.store.delete([schedule_id for schedule_id in resolved if definitions.may_exist(schedule_id)])
 
     async def pause(self, schedule_id: str) -> ScheduleInfo:
         """Keep a schedule from running until `resume`. An occurrence that is being sent is not recalled.
@@ -258,7 +264,7 @@ class ScheduleSource(SourceReader):
         """
         await self._open()
         changes = ScheduleChanges(updated_at=await self.clock.now(), paused=True)
-        return self._info(await self.store.update(origin_id(schedule_id), changes))
+        return self._info(await self.store.update(self._resolved(schedule_id), changes))
 
     async def resume(self, schedule_id: str, *, catch_up: bool = False) -> ScheduleInfo:
         """Let a paused or quarantined schedule run again.

@@ -13,11 +13,12 @@ next occurrence, under a new id, after each send.
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import logging
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import taskiq
@@ -183,13 +184,12 @@ class StockLoop:
             yield plain
         waits = stored.next_run_at <= now + HORIZON and not _loop_hits(plain, stored, now)
         if plain is None or waits:
-            yield self._occurrence_entry(stored, definition.task)
+            yield self._occurrence_entry(stored, definition)
 
     def _plain_entry(self, stored: StoredSchedule, definition: Definition) -> ScheduledTask | None:
         """Return the schedule in taskiq's own terms, or None if the loop could not evaluate it without an error."""
-        task = definition.task
-        offset = definition.zone if task.cron_offset is None and definition.zone != "UTC" else task.cron_offset
-        cron = task.cron
+        offset = definition.zone if definition.cron_offset is None and definition.zone != "UTC" else definition.cron_offset
+        cron = definition.cron
         if cron is not None and _loop_fires(cron, stored.scheduled_for or stored.created_at, offset) is None:
             self._tell_once(
                 stored,
@@ -199,17 +199,17 @@ class StockLoop:
                 cron,
             )
             cron = None
-        if cron is None and task.interval is None and task.time is None:
+        if cron is None and definition.interval is None and definition.time is None:
             return None
-        return task.model_copy(update={"cron": cron, "cron_offset": offset}, deep=True)
+        return replace(definition, cron=cron, cron_offset=offset).task
 
-    def _occurrence_entry(self, stored: StoredSchedule, task: ScheduledTask) -> OccurrenceEntry:
+    def _occurrence_entry(self, stored: StoredSchedule, definition: Definition) -> OccurrenceEntry:
         entry = OccurrenceEntry(
-            task_name=task.task_name,
-            labels=dict(task.labels),
-            args=list(task.args),
-            kwargs=dict(task.kwargs),
-            task_id=task.task_id,
+            task_name=definition.task_name,
+            labels=copy.deepcopy(definition.labels),
+            args=copy.deepcopy(definition.args),
+            kwargs=copy.deepcopy(definition.kwargs),
+            task_id=definition.task_id,
             time=stored.next_run_at,
             origin=stored.id,
         )
@@ -217,7 +217,7 @@ class StockLoop:
         return entry
 
     def _unreadable_entry(self, stored: StoredSchedule) -> OccurrenceEntry:
-        placeholder = ScheduledTask(task_name=stored.task_name, labels={}, args=[], kwargs={}, time=stored.next_run_at)
+        placeholder = Definition(schedule_id=stored.id, task_name=stored.task_name, labels={}, args=[], kwargs={})
         return self._occurrence_entry(stored, placeholder)
 
     # -- moving entries on ---------------------------------------------------------------------------------------------------
