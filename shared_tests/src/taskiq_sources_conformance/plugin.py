@@ -38,6 +38,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Summary(config.getoption("--backend")), _PLUGIN_NAME)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let the workers of pytest-xdist share servers for tests: this process starts one when the first worker asks for it."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        from taskiq_sources_conformance.servers.session import share
+
+        share()
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Note on each rule whose it is."""
     backend = _backend_of(item)

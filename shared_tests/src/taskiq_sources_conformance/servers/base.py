@@ -147,12 +147,12 @@ class Server(ABC):
         self._supervisor.ask("kill")
 
     def pause(self) -> None:
-        """Freeze the server (SIGSTOP): connections stay open, nothing is answered."""
-        self._supervisor.ask("signal_all", number=int(signal.SIGSTOP))
+        """Freeze the server and its children (SIGSTOP): connections stay open, nothing is answered."""
+        self._supervisor.ask("pause")
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._supervisor.ask("signal_all", number=int(signal.SIGCONT))
+        self._supervisor.ask("resume")
 
     def close(self) -> None:
         """End the server and delete its directory. It cannot be started again. Closing twice is fine."""

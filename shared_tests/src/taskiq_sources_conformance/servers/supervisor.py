@@ -7,6 +7,7 @@ here, and that is the order to clean up. What a server is, and how it is configu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ class Supervisor:
     """
 
     def __init__(self, base: str, user: list[int] | None, end_signal: int) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="taskiq-sources-", dir=base))
+        self.directory = Path(tempfile.mkdtemp(prefix="taskiq-server-", dir=base))
         self._user = user
         self._end_signal = end_signal
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +68,7 @@ class Supervisor:
     def stop(self, signal_number: int, seconds: float) -> dict[str, Any]:
         """Ask the server to stop; kill it when it has not done so in time."""
         if self._process is not None and self._process.poll() is None:
-            self.signal_all(signal.SIGCONT)
+            self.resume()
             self._process.send_signal(signal_number)
             try:
                 self._process.wait(seconds)
@@ -77,23 +79,48 @@ class Supervisor:
     def kill(self) -> dict[str, Any]:
         """Kill the server and its children, the parent first: it must not see them die and recover."""
         if self._process is not None and self._process.poll() is None:
-            orphans = set(descendants(self._process.pid))
-            self.signal_all(signal.SIGKILL)
+            family = self._family()
+            self._signal(family, signal.SIGKILL)
             self._process.wait()
             deadline = time.monotonic() + _END_SECONDS
-            while orphans & {pid for pid, _ in processes()} and time.monotonic() < deadline:
+            while family.keys() & processes().keys() and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)  # a server started now would find them still at its data
         return self.state()
 
-    def signal_all(self, number: int) -> dict[str, Any]:
-        """Send a signal to the server and to all its descendants."""
-        if self._process is not None and self._process.poll() is None:
-            for pid in [self._process.pid, *descendants(self._process.pid)]:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    continue  # a child that ended by itself meanwhile
+    def pause(self) -> dict[str, Any]:
+        """Freeze the server and its children; return when they are."""
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline:
+            moving = {pid: state for pid, state in self._family().items() if state != "T"}
+            if not moving:
+                break
+            self._signal(moving, signal.SIGSTOP)
+            time.sleep(_POLL_SECONDS)
         return self.state()
+
+    def resume(self) -> dict[str, Any]:
+        """Let them go on."""
+        self._signal(self._family(), signal.SIGCONT)
+        return self.state()
+
+    def _family(self) -> dict[int, str]:
+        """Return the ids and states of the server, which is first, and its descendants."""
+        if self._process is None or self._process.poll() is not None:
+            return {}
+        known = processes()
+        children: dict[int, list[int]] = {}
+        for pid, (parent, _) in known.items():
+            children.setdefault(parent, []).append(pid)
+        family = [self._process.pid]
+        for pid in family:  # grows while it is walked
+            family.extend(children.get(pid, []))
+        return {pid: known[pid][1] for pid in family if pid in known}
+
+    @staticmethod
+    def _signal(pids: Iterable[int], number: int) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # a child may end by itself meanwhile
+                os.kill(pid, number)
 
     def end(self) -> None:
         """Stop the server and delete the directory."""
@@ -112,36 +139,25 @@ class Supervisor:
         return {"cwd": self.directory, "env": environment, **as_user}
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the ids of the children of `pid`, and of theirs."""
-    children: dict[int, list[int]] = {}
-    for child, parent in processes():
-        children.setdefault(parent, []).append(child)
-    found = children.get(pid, [])[:]
-    for known in found:  # grows while it is walked
-        found.extend(children.get(known, []))
-    return found
-
-
-def processes() -> list[tuple[int, int]]:
-    """Return (id, parent's id) of every process that has not ended."""
+def processes() -> dict[int, tuple[int, str]]:
+    """Return parent's id and state (``T``: stopped) by id of all processes that have not ended."""
     proc = Path("/proc")
     if not (proc / "self" / "stat").exists():  # not Linux
         listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, check=True, text=True)  # noqa: S607
         rows = [line.split() for line in listing.stdout.splitlines()]
-        return [(int(pid), int(parent)) for pid, parent, state in rows if not state.startswith("Z")]
-    pairs = []
-    for entry in proc.iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text(errors="replace")
-            except OSError:
-                continue  # ended meanwhile
-            # The name, in parentheses, may hold spaces and parentheses; state and parent follow the last one.
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            if state != "Z":
-                pairs.append((int(entry.name), int(parent)))
-    return pairs
+    else:
+        rows = [row for entry in proc.iterdir() if entry.name.isdigit() for row in _row(entry)]
+    return {int(pid): (int(parent), state[0]) for pid, parent, state in rows if state[0] != "Z"}
+
+
+def _row(entry: Path) -> list[list[str]]:
+    try:
+        stat = (entry / "stat").read_text(errors="replace")
+    except OSError:
+        return []  # ended meanwhile
+    # The name, in parentheses, may hold spaces and parentheses; state and parent follow the last one.
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return [[entry.name, parent, state]]
 
 
 def main() -> None:
@@ -163,8 +179,6 @@ def main() -> None:
                 answer(getattr(supervisor, order.pop("do"))(**order))
             except OSError as error:
                 answer({"error": str(error)})
-    except BrokenPipeError:
-        pass  # the owner died while it was being answered
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
