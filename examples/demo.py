@@ -62,6 +62,7 @@ class Log:
     path: Path
     executions: list[Execution] = field(default_factory=list)
     started: set[str] = field(default_factory=set)
+    start: datetime | None = None  # of the schedules
     _read: int = 0
 
     def new_executions(self) -> list[Execution]:
@@ -71,6 +72,8 @@ class Log:
             event = json.loads(line)
             if "started" in event:
                 self.started.add(event["started"])
+            elif "start" in event:
+                self.start = datetime.fromisoformat(event["start"])
             else:
                 at = datetime.fromisoformat(event["at"])
                 self.executions.append(Execution(event["executed"], at, event["by"], event["pid"]))
@@ -122,8 +125,9 @@ async def run(directory: Path, processes: dict[str, Process]) -> int:
         print_logs(directory)
         return 1
 
-    start = (system_now() + timedelta(seconds=4)).replace(microsecond=0)
-    await add_schedules_from_a_third_process(start)
+    start = await add_schedules_from_a_third_process(log)
+    if start is None:
+        return 1
     occurrences = expected(start, DURATION)
     schedules = len({occurrence.schedule_id for occurrence in occurrences})
     seconds = DURATION.seconds
@@ -161,12 +165,13 @@ async def both_started(log: Log, processes: dict[str, Process]) -> bool:
     return True
 
 
-async def add_schedules_from_a_third_process(start: datetime) -> None:
-    arguments = [start.isoformat(), str(DURATION.total_seconds())]
-    process = await asyncio.create_subprocess_exec(sys.executable, "demo_app.py", *arguments, cwd=HERE)
+async def add_schedules_from_a_third_process(log: Log) -> datetime | None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "demo_app.py", str(DURATION.total_seconds()), cwd=HERE)
     if await process.wait() != 0:
-        sys.exit("the process that adds the schedules failed")
+        return None
+    log.new_executions()
     print(f"a third process (pid {process.pid}) added the schedules and ended")
+    return log.start
 
 
 async def watch(

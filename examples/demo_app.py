@@ -1,7 +1,7 @@
 """The application of the demonstration: an ordinary taskiq application whose schedules live in an SQLite file.
 
-``taskiq scheduler demo_app:scheduler`` runs its scheduler, in as many processes as one likes. ``demo_app.py START SECONDS``
-adds the schedules. ``demo.py`` starts both.
+``taskiq scheduler demo_app:scheduler`` runs its scheduler, in as many processes as one likes; ``python demo_app.py SECONDS`` adds
+the schedules. ``demo.py`` starts both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +34,7 @@ NAME = os.environ["DEMO_NAME"]
 
 INTERVAL = 3  # seconds
 CRON = "*/5 * * * * *"  # six fields: the first one is the second
+MARGIN = timedelta(seconds=3)  # between adding the schedules and the first occurrence
 ONE_OFFS = (1.0, 4.0, 6.5, 9.0, 9.0, 9.0, 9.0, 13.0, 16.5, 16.5)  # seconds after START
 
 
@@ -51,7 +52,7 @@ broker = InMemoryBroker(await_inplace=True).with_middlewares(SlowNetwork())
 source = SQLiteScheduleSource(
     DIRECTORY / "schedules.db",
     claimant=NAME,
-    lease=timedelta(seconds=5),  # 30 s by default: who watches does not want to wait for that
+    lease=timedelta(seconds=7),  # 30 s by default: who watches does not want to wait for that
     options=ScheduleOptions(misfire="fire_all"),  # every occurrence counts, the late ones too
 )
 scheduler = TaskiqScheduler(broker, sources=[source])
@@ -79,9 +80,10 @@ def write(event: dict[str, str]) -> None:
         os.close(descriptor)
 
 
-async def add_schedules(start: datetime, duration: timedelta) -> None:
+async def add_schedules(duration: timedelta) -> None:
     """Add all schedules through taskiq's own API. The label carries what that API has no arguments for."""
     await source.startup()
+    start = (system_now() + MARGIN).replace(microsecond=0)
     window = ScheduleOptions(start_at=start, end_at=start + duration)
     bounded = record.kicker().with_labels(schedule_options=window)
     await bounded.with_schedule_id("interval").schedule_by_interval(source, INTERVAL)
@@ -89,8 +91,11 @@ async def add_schedules(start: datetime, duration: timedelta) -> None:
     for number, seconds in enumerate(ONE_OFFS, start=1):
         one_off = record.kicker().with_schedule_id(f"one-off-{number}")
         await one_off.schedule_by_time(source, start + timedelta(seconds=seconds))
+    if system_now() >= start:  # occurrences before a schedule was stored do not exist: nothing could be concluded
+        sys.exit(f"this machine took more than {MARGIN.seconds - 1} s to store the schedules; run it again when it is less busy")
+    write({"start": start.isoformat()})
     await source.shutdown()
 
 
 if __name__ == "__main__":
-    asyncio.run(add_schedules(datetime.fromisoformat(sys.argv[1]), timedelta(seconds=float(sys.argv[2]))))
+    asyncio.run(add_schedules(timedelta(seconds=float(sys.argv[1]))))

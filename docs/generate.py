@@ -1,0 +1,139 @@
+"""Writes the parts of the documentation that are taken from the code: ``python docs/generate.py``.
+
+- ``README.md``: the table of backends, between two marker comments, from the declared capabilities of every installed backend;
+- ``docs/reference.md``: all public names with the first line of their docstrings.
+
+``tests/test_docs.py`` fails when either of them is not what this script would write.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+import taskiq_sources
+from taskiq_sources.models import Capabilities
+from taskiq_sources.plugins import BACKENDS_GROUP
+from taskiq_sources.store import ScheduleStore
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+REFERENCE = ROOT / "docs/reference.md"
+
+BEGIN = "<!-- backends: written by docs/generate.py -->"
+END = "<!-- /backends -->"
+
+INTRODUCTION = """\
+All names that `taskiq_sources` exports, with the first line of their docstrings. The rest of each docstring is in the linked
+module, and in `help()`. This page is written by `docs/generate.py`."""
+
+#: Column titles, and the fields of `Capabilities` they show.
+COLUMNS = {"several processes": "shared", "survives a restart": "durable", "push between processes": "push"}
+
+
+def backends_table() -> str:
+    """Return a row for each installed backend, with what its store declares."""
+    schemes: dict[str, list[str]] = {}
+    for entry in entry_points(group=BACKENDS_GROUP):
+        schemes.setdefault(entry.module.partition(":")[0], []).append(entry.name)
+    rows = [
+        f"| {source_name(module)} | {', '.join(f'`{scheme}:`' for scheme in sorted(names))} | {cells(module)} |"
+        for module, names in sorted(schemes.items(), key=lambda item: sorted(item[1]))
+    ]
+    head = f"| source | URL | {' | '.join(COLUMNS)} |\n|---|---|{'---|' * len(COLUMNS)}"
+    return "\n".join([head, *rows])
+
+
+def source_name(module: str) -> str:
+    [entry, *_] = (entry for entry in entry_points(group=BACKENDS_GROUP) if entry.module == module)
+    distribution = entry.dist.name if entry.dist is not None else module
+    return f"`{class_of(entry)}` ({distribution})"
+
+
+def class_of(entry: EntryPoint) -> str:
+    """Return the name of the class behind an entry point, which names the class or a constructor method of it."""
+    return entry.attr.partition(".")[0]
+
+
+def cells(module: str) -> str:
+    [store] = stores_of(importlib.import_module(module))
+    capabilities: Capabilities = store.capabilities
+    if not capabilities.shared:  # what one process tells itself is not told to others
+        capabilities = Capabilities(shared=False, durable=capabilities.durable, push=False)
+    return " | ".join("yes" if getattr(capabilities, field) else "no" for field in COLUMNS.values())
+
+
+def stores_of(module: ModuleType) -> Iterator[type[ScheduleStore]]:
+    """Yield the store classes that a backend's module offers."""
+    for value in vars(module).values():
+        if inspect.isclass(value) and issubclass(value, ScheduleStore) and value is not ScheduleStore:
+            yield value
+
+
+def readme() -> str:
+    """Return the README with the present table."""
+    text = README.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    return f"{before}{BEGIN}\n{backends_table()}\n{END}{after}"
+
+
+def reference() -> str:
+    """Return the page of public names."""
+    names = [name for name in taskiq_sources.__all__ if not name.startswith("__")]
+    objects = {name: getattr(taskiq_sources, name) for name in names}
+    errors = {name: value for name, value in objects.items() if inspect.isclass(value) and issubclass(value, Exception)}
+    functions = {name: value for name, value in objects.items() if inspect.isfunction(value)}
+    classes = {name: value for name, value in objects.items() if name not in errors and name not in functions}
+    parts = [
+        "# Reference",
+        INTRODUCTION,
+        "## Classes",
+        *(class_section(name, value) for name, value in classes.items()),
+        "## Functions",
+        listing(functions),
+        "## Errors",
+        "All are subclasses of `TaskiqSourcesError`. Each message names the offending value and the way out.",
+        listing(errors),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def class_section(name: str, value: type) -> str:
+    text = f"### {name}\n\n{first_line(value)} ([{value.__module__}]({source_path(value)}))"
+    members = {member: found for member in sorted(dir(value)) if (found := documented_member(value, member)) is not None}
+    return f"{text}\n\n{listing(members)}" if members else text
+
+
+def documented_member(value: type, member: str) -> object | None:
+    """Return a public method that we define and document, on `value` or a base; not what pydantic or taskiq bring along."""
+    if member.startswith(("_", "model_")):
+        return None
+    home = next((base for base in value.__mro__ if member in vars(base)), object)
+    found = getattr(value, member)
+    ours = home.__module__.startswith("taskiq_sources")
+    public_bases = [base for base in value.__mro__[1:] if base.__name__ in taskiq_sources.__all__]
+    if home is not value and any(hasattr(base, member) for base in public_bases):
+        return None  # listed there
+    return found if ours and inspect.isroutine(found) and found.__doc__ else None
+
+
+def listing(objects: dict[str, object]) -> str:
+    return "\n".join(f"- `{name}`: {first_line(value)}" for name, value in objects.items())
+
+
+def first_line(value: object) -> str:
+    return (inspect.getdoc(value) or "").partition("\n")[0]
+
+
+def source_path(value: type) -> str:
+    return f"../packages/core/src/{value.__module__.replace('.', '/')}.py"
+
+
+if __name__ == "__main__":
+    README.write_text(readme(), encoding="utf-8")
+    REFERENCE.write_text(reference(), encoding="utf-8")
