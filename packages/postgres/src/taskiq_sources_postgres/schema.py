@@ -1,0 +1,109 @@
+"""Makes and migrates the tables. Safe in many processes at the same moment, and harmless where nothing is to be done."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources_postgres.names import Names
+from taskiq_sources_postgres.statements import Statements, migrations, read_sql
+
+if TYPE_CHECKING:
+    from taskiq_sources_postgres.connections import Connection
+
+#: The first release with gen_random_uuid() and sorting by parts of an index (September 2020).
+NEEDED_POSTGRES = 13
+
+_COMMENT = re.compile(r"taskiq-sources schema (\d+)")
+
+
+def ddl(schema: str = "public", prefix: str = "taskiq_") -> str:
+    """Return the SQL script that makes everything the store needs, for those who let nobody else create tables.
+
+    Args:
+        schema: As for `PostgresStore`.
+        prefix: As for `PostgresStore`.
+
+    Raises:
+        ScheduleValidationError: One of them is not a plain identifier.
+    """
+    create_schema = "" if schema == "public" else 'CREATE SCHEMA IF NOT EXISTS "{schema}";\n\n'
+    return Names(schema, prefix).fill(create_schema + read_sql("sql/schema.sql"))
+
+
+def check_server_version(major: int, where: str) -> None:
+    """Refuse a server that is too old.
+
+    Args:
+        major: Its major version.
+        where: How to name it in the error.
+
+    Raises:
+        BackendVersionError: It is older than `NEEDED_POSTGRES`.
+    """
+    if major < NEEDED_POSTGRES:
+        raise BackendVersionError(f"{where} is version {major}; taskiq-sources-postgres needs {NEEDED_POSTGRES} or newer: upgrade it")
+
+
+async def migrate(connection: Connection, names: Names, statements: Statements, where: str) -> None:
+    """Bring the tables to the version of this release, in one transaction.
+
+    Args:
+        connection: An open connection.
+        names: Where the tables are.
+        statements: The SQL.
+        where: How to name the database in errors.
+
+    Raises:
+        SchemaVersionError: They were made by a newer release; nothing was changed.
+        SourceConnectionError: They are not ours, or we may not make them.
+        asyncpg.PostgresError: Something else is in the way.
+    """
+    if await _version(connection, names, statements, where) == len(migrations()):
+        return
+    # Whatever the server's default is: what others did while we waited for the lock has to be seen.
+    async with connection.transaction(isolation="read_committed"):
+        lock, arguments = statements.bind("lock_schema", {"key": names.lock_key})
+        await connection.execute(lock, *arguments)
+        version = await _version(connection, names, statements, where)
+        scripts = [read_sql("sql/schema.sql")] if not version else migrations()[version:]
+        try:
+            if version is None:
+                await connection.execute(statements.bind("create_schema", {})[0])
+            for script in scripts:
+                await connection.execute(names.fill(script))
+        except asyncpg.InsufficientPrivilegeError as error:
+            needed = "CREATE on the database" if version is None else f'USAGE and CREATE on schema "{names.schema}"'
+            raise SourceConnectionError(
+                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or have the '
+                f"output of `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` run by a role "
+                "that may",
+            ) from error
+
+
+async def _version(connection: Connection, names: Names, statements: Statements, where: str) -> int | None:
+    """Return the version of the tables: 0 if there are none, None if not even their schema is there."""
+    table = f"{names.prefix}schedules"
+    sql, arguments = statements.bind("schema_version", {"schema": names.schema, "table": table})
+    row = await connection.fetchrow(sql, *arguments)
+    if row is None or not row["schema_exists"]:
+        return None
+    if row["comment"] is None:
+        return 0
+    known = _COMMENT.fullmatch(row["comment"])
+    if known is None:
+        raise SourceConnectionError(
+            f'{where}: the comment on table "{names.schema}"."{table}" does not tell a schema version but {row["comment"]!r}: choose '
+            "another prefix if the table is not of taskiq-sources; else restore the comment, as in the output of "
+            "`python -m taskiq_sources_postgres.ddl`",
+        )
+    version = int(known[1])
+    if version > len(migrations()):
+        raise SchemaVersionError(
+            f'{where}: the tables in schema "{names.schema}" have version {version}, made by a newer release of '
+            f"taskiq-sources-postgres; this one knows versions up to {len(migrations())}: upgrade it",
+        )
+    return version

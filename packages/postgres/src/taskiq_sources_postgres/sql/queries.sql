@@ -1,0 +1,313 @@
+-- Every statement of the store, by name. :name is a parameter; {schema} and {prefix} are the validated identifiers, {columns} is the
+-- block of that name. A block "page.<condition>" is put in place of "/* conditions */" in the block "page" when it is asked for.
+--
+-- Each operation is one statement, and so one transaction. Where it writes several rows it locks them in the order of their ids
+-- first, so that two of them never wait for each other. Lists arrive as arrays; `= ANY (array)` rather than a join, where it
+-- decides which rows to look up, because it leads the planner to the primary key however little it knows of the table.
+
+-- name: columns
+-- The columns of a schedule, as the contract names them.
+id, task_name, document, timing, owner, scheduled_for, next_run_at, anchor, coalesced, attempt, run_count, paused, quarantined,
+last_error, revision, timing_revision, created_at, updated_at, claimant, lease_until
+
+-- name: put
+-- Store schedules; where the timing of an existing one is equal, its pending occurrence stays.
+WITH written AS (
+    INSERT INTO "{schema}"."{prefix}schedules" AS old (
+        id, task_name, document, timing, owner, scheduled_for, next_run_at, anchor, coalesced, attempt, run_count, paused,
+        quarantined, last_error, created_at, updated_at, revision, timing_revision
+    )
+    SELECT given.*, 1, 1
+    FROM unnest(
+        :id::text[], :task_name::text[], :document::text[], :timing::text[], :owner::text[], :scheduled_for::timestamptz[],
+        :next_run_at::timestamptz[], :anchor::timestamptz[], :coalesced::bigint[], :attempt::bigint[], :run_count::bigint[],
+        :paused::boolean[], :quarantined::boolean[], :last_error::text[], :created_at::timestamptz[], :updated_at::timestamptz[]
+    ) AS given (id)
+    ORDER BY given.id COLLATE "C"
+    ON CONFLICT (id) DO UPDATE SET
+        task_name = excluded.task_name,
+        document = excluded.document,
+        timing = excluded.timing,
+        owner = excluded.owner,
+        scheduled_for = CASE WHEN old.timing = excluded.timing THEN old.scheduled_for ELSE excluded.scheduled_for END,
+        next_run_at = CASE WHEN old.timing = excluded.timing THEN old.next_run_at ELSE excluded.next_run_at END,
+        anchor = CASE WHEN old.timing = excluded.timing THEN old.anchor ELSE excluded.anchor END,
+        coalesced = CASE WHEN old.timing = excluded.timing THEN old.coalesced ELSE excluded.coalesced END,
+        attempt = CASE WHEN old.timing = excluded.timing THEN old.attempt ELSE excluded.attempt END,
+        run_count = CASE WHEN old.timing = excluded.timing THEN old.run_count ELSE excluded.run_count END,
+        last_error = CASE WHEN old.timing = excluded.timing THEN old.last_error ELSE excluded.last_error END,
+        quarantined = FALSE,
+        revision = old.revision + 1,
+        timing_revision = CASE WHEN old.timing = excluded.timing THEN old.timing_revision ELSE old.revision + 1 END,
+        updated_at = excluded.updated_at
+    WHERE :replace
+    RETURNING id, revision
+)
+SELECT array(SELECT id FROM written WHERE revision = 1) AS created, pg_notify(:channel, '');
+
+-- name: get
+-- The schedules of these ids.
+SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:ids::text[]);
+
+-- name: page
+-- One page of schedules, in the order of ids.
+SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE TRUE /* conditions */ ORDER BY id LIMIT :limit;
+
+-- name: page.after
+-- The page after this id.
+AND id > :after
+
+-- name: page.task_name
+-- Exactly this task; the first part is the index's.
+AND left(task_name, 200) = left(:task_name::text, 200) AND task_name = :task_name
+
+-- name: page.owner
+-- Declared by exactly this owner; the first part is the index's.
+AND left(owner, 200) = left(:owner::text, 200) AND owner = :owner
+
+-- name: page.paused
+-- Paused ones only.
+AND paused
+
+-- name: page.not_paused
+-- All but the paused ones.
+AND NOT paused
+
+-- name: page.quarantined
+-- Quarantined ones only.
+AND quarantined
+
+-- name: page.not_quarantined
+-- All but the quarantined ones.
+AND NOT quarantined
+
+-- name: page.due_before
+-- Pending earlier than this; the two parts are those of the two indexes over next_run_at, and together all schedules.
+AND (
+    (NOT paused AND NOT quarantined AND next_run_at < :due_before)
+    OR ((paused OR quarantined) AND next_run_at < :due_before)
+)
+
+-- name: delete
+-- Delete the schedules of these ids.
+WITH locked AS (
+    SELECT id FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:ids::text[]) ORDER BY id FOR UPDATE
+), deleted AS (
+    DELETE FROM "{schema}"."{prefix}schedules" WHERE id = ANY (ARRAY(SELECT id FROM locked)) RETURNING id
+)
+SELECT array(SELECT id FROM deleted) AS deleted, pg_notify(:channel, '');
+
+-- name: update
+-- Edit the fields that are named in :changed; the rows tell the revision found and, unless another one was expected, the result.
+WITH found AS (
+    SELECT id AS found_id, revision AS found_revision FROM "{schema}"."{prefix}schedules" WHERE id = :id FOR UPDATE
+), edited AS (
+    UPDATE "{schema}"."{prefix}schedules" SET
+        document = CASE WHEN 'document' = ANY (:changed::text[]) THEN :document ELSE document END,
+        timing = CASE WHEN 'timing' = ANY (:changed) THEN :timing ELSE timing END,
+        scheduled_for = CASE WHEN 'scheduled_for' = ANY (:changed) THEN :scheduled_for ELSE scheduled_for END,
+        next_run_at = CASE WHEN 'next_run_at' = ANY (:changed) THEN :next_run_at ELSE next_run_at END,
+        anchor = CASE WHEN 'anchor' = ANY (:changed) THEN :anchor ELSE anchor END,
+        coalesced = CASE WHEN 'coalesced' = ANY (:changed) THEN :coalesced ELSE coalesced END,
+        attempt = CASE WHEN 'attempt' = ANY (:changed) THEN :attempt ELSE attempt END,
+        run_count = CASE WHEN 'run_count' = ANY (:changed) THEN :run_count ELSE run_count END,
+        paused = CASE WHEN 'paused' = ANY (:changed) THEN :paused ELSE paused END,
+        quarantined = CASE WHEN 'quarantined' = ANY (:changed) THEN :quarantined ELSE quarantined END,
+        last_error = CASE WHEN 'last_error' = ANY (:changed) THEN :last_error ELSE last_error END,
+        updated_at = :updated_at,
+        revision = revision + 1,
+        timing_revision = CASE
+            WHEN :changed && ARRAY['timing', 'scheduled_for', 'next_run_at'] THEN revision + 1 ELSE timing_revision
+        END
+    FROM found
+    WHERE id = found_id AND (:expected_revision::bigint IS NULL OR found_revision = :expected_revision)
+    RETURNING {columns}
+)
+SELECT found_revision, edited.*, pg_notify(:channel, '') FROM found LEFT JOIN edited ON TRUE;
+
+-- name: claim
+-- Take the oldest eligible occurrences, stepping over those that somebody else is writing.
+WITH taken AS (
+    UPDATE "{schema}"."{prefix}schedules" SET
+        claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = gen_random_uuid()::text
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM "{schema}"."{prefix}schedules"
+        WHERE NOT paused AND NOT quarantined AND next_run_at <= :horizon AND (lease_until IS NULL OR lease_until <= :now)
+        ORDER BY next_run_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING {columns}, token
+)
+SELECT * FROM taken ORDER BY next_run_at, id;
+
+-- name: claim_ids
+-- Take the oldest eligible occurrences of these ids. Waits for who is writing them: an edit is no reason to miss an occurrence.
+WITH taken AS (
+    UPDATE "{schema}"."{prefix}schedules" SET
+        claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = gen_random_uuid()::text
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM "{schema}"."{prefix}schedules"
+        WHERE id = ANY (:ids::text[])
+            AND NOT paused AND NOT quarantined AND next_run_at <= :horizon AND (lease_until IS NULL OR lease_until <= :now)
+        ORDER BY next_run_at, id LIMIT :limit FOR UPDATE
+    ))
+    RETURNING {columns}, token
+)
+SELECT * FROM taken ORDER BY next_run_at, id;
+
+-- name: renew
+-- Let leases last until another instant, where the token is the current one.
+WITH held AS (
+    SELECT id FROM "{schema}"."{prefix}schedules" AS stored
+    JOIN unnest(:id::text[], :token::text[]) AS given (id, token) USING (id, token)
+    ORDER BY id FOR UPDATE OF stored
+)
+UPDATE "{schema}"."{prefix}schedules" SET lease_until = :until WHERE id = ANY (ARRAY(SELECT id FROM held)) RETURNING id;
+
+-- name: settle
+-- Record outcomes where the token is the current one. History rows come in arrays of their own; "holder" is the schedule whose
+-- outcome they belong to. Returns the ids whose claim did not survive although it should have.
+WITH given AS (
+    SELECT * FROM unnest(
+        :id::text[], :token::text[], :claimed_revision::bigint[], :scheduled_for::timestamptz[], :next_run_at::timestamptz[],
+        :coalesced::bigint[], :attempt::bigint[], :run_count::bigint[], :last_error::text[], :quarantined::boolean[],
+        :finished::boolean[], :release::boolean[]
+    ) AS given (
+        id, token, claimed_revision, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, finished,
+        release
+    )
+), held AS (
+    SELECT given.*, stored.timing_revision > given.claimed_revision AS rescheduled
+    FROM "{schema}"."{prefix}schedules" AS stored JOIN given ON stored.id = given.id AND stored.token = given.token
+    ORDER BY stored.id FOR UPDATE OF stored
+), recorded AS (
+    INSERT INTO "{schema}"."{prefix}runs" (
+        occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
+    )
+    SELECT DISTINCT ON (run.occurrence_id)
+        run.occurrence_id, run.schedule_id, run.task_name, run.scheduled_for, run.status, run.recorded_at, run.task_id, run.attempt,
+        run.coalesced, run.claimant, run.error
+    FROM unnest(
+        :run_holder::text[], :run_occurrence_id::text[], :run_schedule_id::text[], :run_task_name::text[],
+        :run_scheduled_for::timestamptz[], :run_status::text[], :run_recorded_at::timestamptz[], :run_task_id::text[],
+        :run_attempt::bigint[], :run_coalesced::bigint[], :run_claimant::text[], :run_error::text[]
+    ) WITH ORDINALITY AS run (
+        holder, occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant,
+        error, position
+    )
+    JOIN held ON held.id = run.holder
+    ORDER BY run.occurrence_id, run.position DESC
+    ON CONFLICT (occurrence_id) DO UPDATE SET
+        schedule_id = excluded.schedule_id, task_name = excluded.task_name, scheduled_for = excluded.scheduled_for,
+        status = excluded.status, recorded_at = excluded.recorded_at, task_id = excluded.task_id, attempt = excluded.attempt,
+        coalesced = excluded.coalesced, claimant = excluded.claimant, error = excluded.error
+), deleted AS (
+    DELETE FROM "{schema}"."{prefix}schedules"
+    WHERE id = ANY (ARRAY(SELECT id FROM held WHERE finished AND NOT rescheduled))
+), released AS (
+    UPDATE "{schema}"."{prefix}schedules" SET claimant = NULL, lease_until = NULL, token = NULL
+    WHERE id = ANY (ARRAY(SELECT id FROM held WHERE rescheduled))
+), advanced AS (
+    UPDATE "{schema}"."{prefix}schedules" AS stored SET
+        scheduled_for = held.scheduled_for,
+        next_run_at = held.next_run_at,
+        coalesced = held.coalesced,
+        attempt = held.attempt,
+        run_count = held.run_count,
+        last_error = held.last_error,
+        quarantined = held.quarantined,
+        claimant = CASE WHEN held.release THEN NULL ELSE stored.claimant END,
+        lease_until = CASE WHEN held.release THEN NULL ELSE stored.lease_until END,
+        token = CASE WHEN held.release THEN NULL ELSE stored.token END
+    FROM held
+    WHERE stored.id = held.id AND NOT held.finished AND NOT held.rescheduled
+)
+SELECT
+    array(
+        SELECT given.id FROM given LEFT JOIN held USING (id)
+        WHERE held.id IS NULL OR (held.rescheduled AND NOT given.release)
+    ) AS lost,
+    pg_notify(:channel, '');
+
+-- name: next_due
+-- When a claim could return something, judged by the first :window pending schedules: "complete" tells whether that is enough,
+-- as it is if one of them is free (all others are due later) or if there are no more.
+SELECT
+    min(CASE WHEN lease_until > :now THEN greatest(next_run_at, lease_until) ELSE next_run_at END) AS instant,
+    count(*) < :window OR bool_or(lease_until IS NULL OR lease_until <= :now) AS complete
+FROM (
+    SELECT next_run_at, lease_until FROM "{schema}"."{prefix}schedules"
+    WHERE NOT paused AND NOT quarantined AND next_run_at IS NOT NULL
+    ORDER BY next_run_at, id LIMIT :window
+) AS first_ones;
+
+-- name: runs
+-- One page of history, newest first.
+SELECT occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
+FROM "{schema}"."{prefix}runs" WHERE TRUE /* conditions */
+ORDER BY recorded_at DESC, occurrence_id DESC LIMIT :limit;
+
+-- name: runs.schedule_id
+-- Of exactly this schedule.
+AND schedule_id = :schedule_id
+
+-- name: runs.status
+-- With exactly this status.
+AND status = :status
+
+-- name: runs.since
+-- Recorded then or later.
+AND recorded_at >= :since
+
+-- name: runs.until
+-- Recorded earlier.
+AND recorded_at < :until
+
+-- name: runs.after
+-- The page after this row.
+AND (recorded_at, occurrence_id) < (:after_recorded_at, :after_occurrence_id)
+
+-- name: newest_surplus
+-- The newest row that is one too many, if there are more than :keep.
+SELECT recorded_at, occurrence_id FROM "{schema}"."{prefix}runs"
+ORDER BY recorded_at DESC, occurrence_id DESC LIMIT 1 OFFSET :keep;
+
+-- name: prune
+-- Delete the oldest rows that are to go, stepping over those that somebody else is writing.
+WITH pruned AS (
+    DELETE FROM "{schema}"."{prefix}runs" WHERE occurrence_id = ANY (ARRAY(
+        SELECT occurrence_id FROM "{schema}"."{prefix}runs" WHERE TRUE /* conditions */
+        ORDER BY recorded_at LIMIT :batch FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS pruned FROM pruned;
+
+-- name: prune.before
+-- Recorded before an instant.
+AND recorded_at < :before
+
+-- name: prune.surplus
+-- Up to and with this row.
+AND (recorded_at, occurrence_id) <= (:recorded_at, :occurrence_id)
+
+-- name: now
+-- The server's clock, cut to whole milliseconds.
+SELECT date_trunc('milliseconds', clock_timestamp()) AS now;
+
+-- name: lock_schema
+-- Nobody else makes or migrates tables in this schema until the transaction ends.
+SELECT pg_advisory_xact_lock(:key);
+
+-- name: schema_version
+-- Whether there is such a schema, such a table in it, and what the table's comment says.
+SELECT
+    EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = :schema) AS schema_exists,
+    (
+        SELECT coalesce(obj_description(pg_class.oid, 'pg_class'), '') FROM pg_catalog.pg_class
+        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname = :schema AND relname = :table
+    ) AS comment;
+
+-- name: create_schema
+-- The schema, where it is not there.
+CREATE SCHEMA IF NOT EXISTS "{schema}";
