@@ -71,17 +71,17 @@ def get(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, Store
 
 def page(connection: sqlite3.Connection, query: ScheduleQuery, *, after: str | None, limit: int) -> list[StoredSchedule]:
     """Return one page of schedules in the order of ids."""
-    conditions = []
-    if query.task_name is not None:
-        conditions.append("task_name")
-    if query.owner is not None:
-        conditions.append("owner")
-    if query.paused is not None:
-        conditions.append("paused" if query.paused else "not_paused")
-    if query.quarantined is not None:
-        conditions.append("quarantined" if query.quarantined else "not_quarantined")
-    if query.due_before is not None:
-        conditions.append("due_before")
+    # The first one that applies is looked up in its index, the others are checked: so the most selective come first.
+    applies = {
+        "quarantined": query.quarantined is True,
+        "paused": query.paused is True,
+        "due_before": query.due_before is not None,
+        "owner": query.owner is not None,
+        "task_name": query.task_name is not None,
+        "not_quarantined": query.quarantined is False,
+        "not_paused": query.paused is False,
+    }
+    conditions = [name for name, asked_for in applies.items() if asked_for]
     parameters: Parameters = {
         "after": after or "",  # ids are never empty, so all of them come after this
         "task_name": query.task_name,
@@ -89,7 +89,10 @@ def page(connection: sqlite3.Connection, query: ScheduleQuery, *, after: str | N
         "due_before": optional_ms(query.due_before),
         "limit": limit,
     }
-    return [schedule_from_row(row) for row in connection.execute(SQL.where("page", conditions), parameters)]
+    return [
+        schedule_from_row(row)
+        for row in connection.execute(SQL.where("page", conditions[:1], unindexed=conditions[1:]), parameters)
+    ]
 
 
 def delete(connection: sqlite3.Connection, ids: Collection[str]) -> frozenset[str]:
@@ -226,18 +229,33 @@ def _advance_parameters(rowid: int, outcome: Outcome) -> Parameters:
 
 def runs(connection: sqlite3.Connection, query: RunQuery, *, after: Run | None, limit: int) -> list[Run]:
     """Return one page of history, newest first."""
+    until = query.until
+    if after is not None and until is not None:
+        # Of two upper bounds only one can be looked up, and the lower one says it all.
+        if after.recorded_at < until:
+            until = None
+        else:
+            after = None
+    applies = {
+        "schedule_id": query.schedule_id is not None,
+        "status": query.status is not None,
+        "since": query.since is not None,
+        "until": until is not None,
+        "after": after is not None,
+    }
+    conditions = [name for name, asked_for in applies.items() if asked_for]
+    unindexed = ["status"] if applies["schedule_id"] and applies["status"] else []
     parameters: Parameters = {
         "schedule_id": query.schedule_id,
         "status": query.status,
         "since": optional_ms(query.since),
-        "until": optional_ms(query.until),
+        "until": optional_ms(until),
+        "after_recorded_at": None if after is None else to_ms(after.recorded_at),
+        "after_occurrence_id": None if after is None else after.occurrence_id,
+        "limit": limit,
     }
-    conditions = [name for name, value in parameters.items() if value is not None]
-    if after is not None:
-        conditions.append("after")
-        parameters |= {"after_recorded_at": to_ms(after.recorded_at), "after_occurrence_id": after.occurrence_id}
-    parameters["limit"] = limit
-    return [run_from_row(row) for row in connection.execute(SQL.where("runs", conditions), parameters)]
+    statement = SQL.where("runs", [name for name in conditions if name not in unindexed], unindexed=unindexed)
+    return [run_from_row(row) for row in connection.execute(statement, parameters)]
 
 
 def prune_runs_before(connection: sqlite3.Connection, before: datetime, *, limit: int) -> int:

@@ -39,9 +39,17 @@ class Statements:
     def __iter__(self) -> Iterator[str]:
         return iter(self._statements)
 
-    def where(self, name: str, conditions: Collection[str]) -> str:
-        """Return the statement `name` with its blocks ``<name>.<condition>`` in the place left for them."""
-        return self[name].replace(_CONDITIONS, "\n".join(self[f"{name}.{condition}"] for condition in conditions))
+    def where(self, name: str, conditions: Collection[str], *, unindexed: Collection[str] = ()) -> str:
+        """Return the statement `name` with its blocks ``<name>.<condition>`` in the place left for them.
+
+        Args:
+            name: The statement.
+            conditions: Conditions that the query planner may look up in an index.
+            unindexed: Conditions that it may only check. Without statistics it knows no better than we do which index to use.
+        """
+        blocks = [self[f"{name}.{condition}"] for condition in conditions]
+        blocks += [self[f"{name}.{condition}"].replace("AND ", "AND +", 1) for condition in unindexed]
+        return self[name].replace(_CONDITIONS, "\n".join(blocks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,9 @@ def split_script(script: str) -> Iterator[str]:
     """Yield the statements of `script`; each ends at the end of a line.
 
     ``Connection.executescript`` would do, but it commits the transaction it is called in.
+
+    Raises:
+        ValueError: The last statement does not end.
     """
     statement = ""
     for line in script.splitlines(keepends=True):
@@ -97,3 +108,5 @@ def split_script(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement.strip()
             statement = ""
+    if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
+        raise ValueError(f"the last SQL statement has no semicolon: {statement.strip()!r}")

@@ -1,0 +1,106 @@
+"""Migrations: each once, in order, all or none, and never at the cost of a schedule."""
+
+# ruff: noqa: ASYNC240 - a test may wait for the disk
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from taskiq_sources.errors import SchemaVersionError
+from taskiq_sources_conformance.build import schedule
+from taskiq_sources_sqlite import SQLiteStore
+from taskiq_sources_sqlite.operations import SQL, get, put
+from taskiq_sources_sqlite.schema import MIGRATIONS, migrate
+from taskiq_sources_sqlite.statements import Migration, Statements, split_script
+
+pytestmark = pytest.mark.anyio
+
+NEXT = Migration(
+    version=len(MIGRATIONS) + 1,
+    name="next.sql",
+    statements=("ALTER TABLE taskiq_sources_schedules ADD COLUMN note TEXT", "CREATE TABLE taskiq_sources_notes (text TEXT)"),
+)
+BROKEN = Migration(version=NEXT.version, name="broken.sql", statements=(*NEXT.statements, "CREATE NONSENSE"))
+
+
+def applied(database: sqlite3.Connection) -> list[tuple[int, str]]:
+    return [tuple(row) for row in database.execute("SELECT version, name FROM taskiq_sources_migrations ORDER BY version")]
+
+
+def objects(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    return [tuple(row) for row in database.execute("SELECT name, coalesce(sql, '') FROM sqlite_master ORDER BY name")]
+
+
+def test_a_new_file_gets_all_migrations(database: sqlite3.Connection) -> None:
+    assert applied(database) == [(migration.version, migration.name) for migration in MIGRATIONS]
+
+
+def test_a_migrated_file_is_left_as_it_is(database: sqlite3.Connection, path: Path) -> None:
+    before = database.execute("PRAGMA schema_version").fetchone()[0], applied(database)
+
+    migrate(database, str(path))
+
+    assert (database.execute("PRAGMA schema_version").fetchone()[0], applied(database)) == before
+
+
+def test_an_older_file_gets_what_it_lacks_and_keeps_its_schedules(database: sqlite3.Connection, path: Path) -> None:
+    put(database, [schedule("kept", document="mine")], overwrite=True)
+
+    migrate(database, str(path), [*MIGRATIONS, NEXT])
+
+    assert applied(database)[-1] == (NEXT.version, NEXT.name)
+    assert get(database, ["kept"])["kept"].document == "mine"
+
+
+def test_a_migration_that_fails_changes_nothing(database: sqlite3.Connection, path: Path) -> None:
+    before = objects(database), applied(database)
+
+    with pytest.raises(sqlite3.OperationalError, match="NONSENSE"):
+        migrate(database, str(path), [*MIGRATIONS, BROKEN])
+
+    assert (objects(database), applied(database)) == before
+    assert not database.in_transaction
+
+
+async def test_a_newer_file_is_refused_byte_for_byte_unchanged(store: SQLiteStore, path: Path) -> None:
+    await store.put([schedule()])
+    await store.close()
+    database = sqlite3.connect(path, isolation_level=None)
+    migrate(database, str(path), [*MIGRATIONS, NEXT])
+    database.execute("PRAGMA journal_mode = DELETE")
+    database.close()
+    before = path.read_bytes()
+
+    with pytest.raises(SchemaVersionError, match=rf"version {NEXT.version}.*up to {len(MIGRATIONS)}: upgrade"):
+        await store.open()
+
+    assert path.read_bytes() == before
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    assert [migration.version for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
+
+
+def test_a_script_is_split_where_statements_end_and_not_inside_triggers() -> None:
+    trigger = "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n    DELETE FROM a;\n    DELETE FROM b;\nEND;"
+
+    assert list(split_script(f"CREATE TABLE a (x);\n{trigger}\n-- the end\n")) == ["CREATE TABLE a (x);", trigger]
+
+
+def test_a_script_without_its_last_semicolon_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no semicolon.*CREATE TABLE b"):
+        list(split_script("CREATE TABLE a (x);\nCREATE TABLE b (x)\n"))
+
+
+def test_two_blocks_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="claim"):
+        Statements("-- name: claim\n-- One.\nSELECT 1;\n-- name: claim\n-- Two.\nSELECT 2;\n")
+
+
+@pytest.mark.parametrize("name", list(SQL))
+def test_every_statement_has_a_line_of_purpose(name: str) -> None:
+    assert SQL[name].startswith("-- ")
+    assert SQL[name].splitlines()[0].endswith(".")
