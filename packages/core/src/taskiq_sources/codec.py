@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from taskiq.abc.serializer import TaskiqSerializer
 
-from taskiq_sources.clock import floor_ms
+from taskiq_sources.clock import UTC, floor_ms
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleValidationError, shorten
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.tasks import ScheduledTask
@@ -233,7 +233,7 @@ def _read_interval(value: Any) -> int | timedelta | None:
     """Read seconds or an ISO 8601 duration. That it is at least a second is for whoever evaluates it."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
-    interval = _duration.validate_python(value) if isinstance(value, str) else None
+    interval = _duration_in(value) if isinstance(value, str) else None
     if interval is None or interval < timedelta(seconds=1):
         msg = f"interval is {shorten(value)}, not a number of seconds or a duration of at least 1 s"
         raise ValueError(msg)
@@ -241,8 +241,10 @@ def _read_interval(value: Any) -> int | timedelta | None:
 
 
 def _read_time(value: str | None) -> datetime | None:
-    # The suffix is replaced because Python 3.10 does not read it.
-    return None if value is None else floor_ms(datetime.fromisoformat(value.replace("Z", "+00:00")))
+    if value is None:
+        return None
+    moment = datetime.fromisoformat(value.replace("Z", "+00:00"))  # Python 3.10 does not read the suffix
+    return floor_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
 
 def _known_options(written: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,7 +278,7 @@ def _load_payload(schedule_id: str, document: Mapping[str, Any], serializer: Tas
         )
     try:
         payload = serializer.loadb(base64.b64decode(document["payload"]))
-        return {"args": payload["args"], "kwargs": payload["kwargs"]}
+        return {"args": list(payload["args"]), "kwargs": dict(payload["kwargs"])}  # some serializers know tuples only
     except Exception as error:  # as above
         raise ScheduleDecodeError(schedule_id, f"{type(serializer).__name__} cannot read its arguments: {error}") from error
 
@@ -290,10 +292,15 @@ def _read_zone(value: str | None) -> Zone | None:
     """Read a time zone name or an ISO 8601 duration. Names were checked when written; a removed one fails on use."""
     if value is None or (value[:1].isalpha() and value[:1] != "P"):
         return value
+    offset = _duration_in(value)
+    return value if offset is None else offset
+
+
+def _duration_in(text: str) -> timedelta | None:
     try:
-        return _duration.validate_python(value)
+        return _duration.validate_python(text)
     except ValidationError:
-        return value
+        return None
 
 
 def _require_json(value: object, path: str, fix: str, depth: int = 0) -> None:
