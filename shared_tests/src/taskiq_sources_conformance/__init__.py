@@ -24,12 +24,14 @@ import pytest
 
 if TYPE_CHECKING:
     from taskiq_sources_conformance.base import overrides_rule
+    from taskiq_sources_conformance.source import SourceConformance
     from taskiq_sources_conformance.state_machine import StoreStateMachine
     from taskiq_sources_conformance.store import StoreConformance, Unreachable
 
-__all__ = ["StoreConformance", "StoreStateMachine", "Unreachable", "overrides_rule"]
+__all__ = ["SourceConformance", "StoreConformance", "StoreStateMachine", "Unreachable", "overrides_rule"]
 
 _HOMES = {
+    "SourceConformance": "taskiq_sources_conformance.source",
     "StoreConformance": "taskiq_sources_conformance.store",
     "StoreStateMachine": "taskiq_sources_conformance.state_machine",
     "Unreachable": "taskiq_sources_conformance.store",
@@ -38,6 +40,7 @@ _HOMES = {
 
 # Without this, a failing rule would say "AssertionError" and nothing else: pytest rewrites asserts in test files only.
 pytest.register_assert_rewrite("taskiq_sources_conformance.rules", "taskiq_sources_conformance.build")
+pytest.register_assert_rewrite("taskiq_sources_conformance.source_rules", "taskiq_sources_conformance.source_build")
 
 
 def __getattr__(name: str) -> Any:
