@@ -26,9 +26,9 @@ from taskiq_sources.occurrences import task_id_of
 from taskiq_sources_sqlite import SQLiteScheduleSource
 
 HERE = Path(__file__).parent
-DURATION = timedelta(seconds=20)
-KILL_AFTER = timedelta(seconds=9)
-PATIENCE = timedelta(seconds=20)  # for what is late at the end, on a slow machine
+DURATION = timedelta(seconds=17)
+KILL_AFTER = timedelta(seconds=7)
+PATIENCE = timedelta(seconds=15)  # for what is late at the end, on a slow machine
 START_TIMEOUT = 20.0
 POLL = 0.02
 

@@ -35,7 +35,7 @@ NAME = os.environ["DEMO_NAME"]
 INTERVAL = 3  # seconds
 CRON = "*/5 * * * * *"  # six fields: the first one is the second
 MARGIN = timedelta(seconds=3)  # between adding the schedules and the first occurrence
-ONE_OFFS = (1.0, 4.0, 6.5, 9.0, 9.0, 9.0, 9.0, 13.0, 16.5, 16.5)  # seconds after START
+ONE_OFFS = (1.0, 4.0, 5.5, 7.0, 7.0, 7.0, 7.0, 10.0, 12.5, 12.5)  # seconds after START
 
 
 class SlowNetwork(TaskiqMiddleware):
