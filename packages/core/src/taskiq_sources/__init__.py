@@ -20,12 +20,15 @@ from taskiq_sources.errors import (
     TaskiqSourcesError,
     UnknownBackendError,
 )
+from taskiq_sources.health import Health, SourceHealth
 from taskiq_sources.info import ScheduleInfo, SourceOptions
 from taskiq_sources.memory import InMemoryScheduleSource
 from taskiq_sources.merge import MergedScheduleSource, only_new, only_unique, preserve_all
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, StoredSchedule
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.plugins import source_from_url
+from taskiq_sources.scheduler import DurableMixin, DurableScheduler
+from taskiq_sources.settings import DispatchOptions, DispatchSettings
 from taskiq_sources.source import ScheduleSource
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasks import ScheduledTask
@@ -37,6 +40,11 @@ __all__ = [
     "Capabilities",
     "Claim",
     "CreatedSchedule",
+    "DispatchOptions",
+    "DispatchSettings",
+    "DurableMixin",
+    "DurableScheduler",
+    "Health",
     "InMemoryScheduleSource",
     "MergedScheduleSource",
     "Outcome",
@@ -54,6 +62,7 @@ __all__ = [
     "SchemaVersionError",
     "SourceClosedError",
     "SourceConnectionError",
+    "SourceHealth",
     "SourceOptions",
     "StoredSchedule",
     "TaskiqSourcesError",

@@ -14,6 +14,7 @@ from taskiq_sources import definitions, occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, TaskiqSourcesError
+from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.occurrences import Dispatch, Plan
 from taskiq_sources.store import ScheduleStore
@@ -56,6 +57,8 @@ class ClaimDesk:
         self._run_retention = run_retention
         self._max_run_rows = max_run_rows
         self._pruned_at: datetime | None = None
+        #: Takes figures of what is not sent; replaced by an engine that reports them.
+        self.metrics = Metrics()
 
     async def take(
         self,
@@ -107,12 +110,15 @@ class ClaimDesk:
         try:
             plan = occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
         except ScheduleDecodeError as error:
+            self.metrics.quarantined(1)
             logger.error("Schedule %r is quarantined: %s", schedule_id, error)  # noqa: TRY400 - a traceback would not help anybody
             return Plan(settle_first=occurrences.quarantined(claim, error))
         except Exception as error:  # one schedule that trips a bug must not stop the others
+            self.metrics.quarantined(1)
             logger.exception("Schedule %r is quarantined: planning its occurrence failed", schedule_id)
             return Plan(settle_first=occurrences.quarantined(claim, error))
         for run in () if plan.settle_first is None else plan.settle_first.runs:
+            self.metrics.missed(run.coalesced)
             logger.warning(
                 "Schedule %r: %d occurrence(s) up to %s not sent: %s.",
                 schedule_id,

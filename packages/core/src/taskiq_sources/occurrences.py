@@ -64,6 +64,11 @@ class Dispatch:
         return self.definition.manual_of or self.claim.schedule.id
 
     @property
+    def is_retried(self) -> bool:
+        """Whether a failed send is tried again."""
+        return self.definition.options.delivery == "at_least_once"
+
+    @property
     def task(self) -> ScheduledTask:
         """What to send, with `task_id` and `schedule_id` as the message carries them. Shares arguments with the definition."""
         return replace(self.definition, schedule_id=self.schedule_id, task_id=self.task_id).task
@@ -116,7 +121,7 @@ def failed(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Out
     claim, definition = dispatch.claim, dispatch.definition
     text = _error_text(error)
     run = _run(claim, definition, dispatch.scheduled_for, "failed", now, coalesced=dispatch.coalesced, error=text)
-    if definition.options.delivery == "at_most_once":
+    if not dispatch.is_retried:
         timetable = timetable_of(definition, claim.schedule.anchor)
         return _moved_on(claim, definition, timetable, dispatch.scheduled_for, run)
     return Outcome(
@@ -129,6 +134,19 @@ def failed(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Out
         last_error=text,
         runs=(run,),
     )
+
+
+def given_up(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Outcome:
+    """Return the outcome of the last failed send that is put up with: the schedule is quarantined, the attempt recorded."""
+    return replace(failed(dispatch, now, error), quarantined=True)
+
+
+def cancelled(dispatch: Dispatch, now: datetime) -> Outcome:
+    """Return the outcome of an occurrence that the application's own ``pre_send`` cancelled: missed, and moved on."""
+    claim, definition = dispatch.claim, dispatch.definition
+    why = "the application cancelled it in pre_send"
+    run = _run(claim, definition, dispatch.scheduled_for, "missed", now, coalesced=dispatch.coalesced, error=why)
+    return _moved_on(claim, definition, timetable_of(definition, claim.schedule.anchor), dispatch.scheduled_for, run)
 
 
 def released(dispatch: Dispatch) -> Outcome:

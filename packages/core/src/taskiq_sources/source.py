@@ -26,6 +26,7 @@ from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.created import CreatedSchedule
 from taskiq_sources.definitions import Defaults
+from taskiq_sources.dispatched import DispatchedTask
 from taskiq_sources.errors import (
     RevisionConflictError,
     ScheduleExistsError,
@@ -132,11 +133,16 @@ class ScheduleSource(SourceReader):
         Raises:
             ScheduledTaskCancelledError: There is none: it was sent by another scheduler, deleted, paused, or is not due yet.
         """
+        if isinstance(task, DispatchedTask):
+            return
         await self._open()
         await self._stock.pre_send(task)
 
     async def post_send(self, task: taskiq.ScheduledTask) -> None:
         """Record that the occurrence was sent, and move the schedule on."""
+        if isinstance(task, DispatchedTask):
+            task.was_sent = True  # the engine settles in batches
+            return
         await self._open()
         await self._stock.post_send(task)
 

@@ -1,0 +1,48 @@
+"""`DispatchedTask`: what the engine hands to ``on_ready``. It is claimed already, so the source's hooks only take note."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from taskiq_sources.clock import EPOCH
+from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.tasks import ScheduledTask
+
+
+class DispatchedTask(ScheduledTask):
+    """One claimed occurrence, ready to be sent.
+
+    Args:
+        scheduled_for: Nominal time of the occurrence, aware UTC.
+        was_sent: Set by the source's ``post_send``: ``on_ready`` returns quietly when the application cancels a send.
+    """
+
+    scheduled_for: datetime = EPOCH
+    was_sent: bool = Field(default=False, exclude=True)
+
+
+_BLANK = DispatchedTask(task_name="", labels={}, args=[], kwargs={}, schedule_id="", time=EPOCH)
+
+
+def dispatched_task(dispatch: Dispatch) -> DispatchedTask:
+    """Return what to hand to ``on_ready``: a copy of a valid model, because validating again would double the cost of a send."""
+    definition = dispatch.definition
+    return _BLANK.model_copy(
+        update={
+            "task_name": definition.task_name,
+            "labels": definition.labels,
+            "args": definition.args,
+            "kwargs": definition.kwargs,
+            "task_id": dispatch.task_id,
+            "schedule_id": dispatch.schedule_id,
+            "cron": definition.cron,
+            "cron_offset": definition.cron_offset,
+            "interval": definition.interval,
+            "time": definition.time,
+            "owner": definition.owner,
+            "schedule_options": definition.options,
+            "scheduled_for": dispatch.scheduled_for,
+        },
+    )

@@ -1,0 +1,385 @@
+"""The dispatch engine: claims what is due, sends it, settles it. Knows no database and nothing of the scheduler's command line.
+
+::
+
+    feeder ──claims──▶ queue ──▶ workers (bounded) ──results──▶ settler (batches)
+       ▲                            ▲                              │
+       └── due times, push, poll    └── watchdog (timeouts)        └── room for more claims
+    heartbeat: renews the leases of everything that is held
+
+One dispatcher serves one source, so that a slow store never holds up another.
+
+Where it may die, and what the next one finds: before a claim, an occurrence that is due; between claim and settle, one whose
+lease ends, so that it is sent again under the same ``task_id``; after the settle, nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from taskiq.exceptions import ScheduledTaskCancelledError
+
+from taskiq_sources import occurrences
+from taskiq_sources.breaker import Breaker
+from taskiq_sources.claims import ClaimDesk
+from taskiq_sources.clock import Clock
+from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.held import Held, Ledger
+from taskiq_sources.metrics import Metrics
+from taskiq_sources.models import Outcome
+from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.settings import DispatchSettings
+from taskiq_sources.store import ScheduleStore
+from taskiq_sources.tasking import end, event_or_timeout, uncancel
+
+logger = logging.getLogger("taskiq_sources")
+
+#: Sends one occurrence; returns False if the application cancelled it.
+Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
+
+_SLICE = 0.01  # seconds that a worker may keep the event loop when the broker never makes it wait
+_WATCHDOG_INTERVAL = 0.25
+_SHORTEST_WAIT = 0.001
+_FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
+_LONGEST_PAUSE = 5.0
+
+
+class Dispatcher:
+    """Serves one source until it is stopped.
+
+    Args:
+        desk: Claims and settles.
+        store: Says when something is due next, renews leases, tells of changes.
+        clock: What decides what is due.
+        send: Sends one occurrence.
+        settings: How it works; `max_concurrent_sends` is this source's share.
+        name: The source, for log lines.
+    """
+
+    def __init__(
+        self,
+        desk: ClaimDesk,
+        store: ScheduleStore,
+        clock: Clock,
+        send: Send,
+        settings: DispatchSettings,
+        *,
+        name: str,
+    ) -> None:
+        self._desk = desk
+        self._store = store
+        self._clock = clock
+        self._send = send
+        self._settings = settings
+        self._name = name
+        self.metrics = desk.metrics
+        self.ledger = Ledger()
+        self.store_reachable = True
+        self.last_claim_at: datetime | None = None
+        self.last_settle_at: datetime | None = None
+        self.next_due: datetime | None = None
+        self.lag = timedelta(0)
+        self.overdue: timedelta = timedelta(0)
+        self._queue: deque[Held] = deque()
+        self._results: deque[Held] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._results_wait = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._batch = min(settings.max_concurrent_sends, settings.batch_size)
+        self.breaker = Breaker(
+            settings.breaker_threshold,
+            settings.breaker_pause,
+            settings.breaker_longest_pause,
+            lambda: asyncio.get_running_loop().time(),
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """How many sends are running."""
+        return self.ledger.sending
+
+    @property
+    def queued(self) -> int:
+        """How many occurrences are claimed and wait to be sent."""
+        return len(self._queue)
+
+    def report_to(self, metrics: Metrics) -> None:
+        """Hand all figures to `metrics` from now on."""
+        self.metrics = self._desk.metrics = metrics
+
+    def stop(self) -> None:
+        """Stop claiming; `run` returns when everything that is held is settled or given back."""
+        self._stop.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
+        helpers = [
+            asyncio.ensure_future(helper)
+            for helper in (self._settle_results(), self._renew_leases(), self._watch_timeouts(), self._watch_store())
+        ]
+        feeder = asyncio.ensure_future(self._feed())
+        try:
+            await asyncio.wait([feeder, *helpers], return_when=asyncio.FIRST_COMPLETED)
+            for task in (feeder, *helpers):
+                if task.done():
+                    task.result()  # a helper never ends by itself: if it did, this raises why
+            await self._drain()
+        finally:
+            await end([feeder, *helpers, *self._workers])
+
+    # -- claiming ------------------------------------------------------------------------------------------------------------
+
+    async def _feed(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                wait = await self._claim_what_is_due()
+            except SourceConnectionError as error:
+                self._store_failed(error)
+                await event_or_timeout(self._stop, pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            self._store_answered()
+            pause = _FIRST_PAUSE
+            if wait > 0 and not self._stop.is_set():
+                await event_or_timeout(self._wake, wait)
+
+    async def _claim_what_is_due(self) -> float:
+        """Claim what there is room for; return how many seconds to wait for more, unless something happens."""
+        poll = self._settings.poll_interval.total_seconds()
+        room = self._room()
+        if room <= 0:
+            return min(poll, self.breaker.remaining or poll)
+        taken = await self._desk.take(limit=room)
+        now = await self._clock.now()
+        if taken:
+            self.last_claim_at = now
+            self.metrics.claimed(len(taken))
+            self._enqueue(taken)
+        if len(taken) == room and self._room() > 0:
+            return 0
+        self.next_due = await self._store.next_due(now)
+        if self.next_due is None:
+            return poll
+        until_due = self.next_due - await self._clock.now()
+        self.overdue = max(-until_due, timedelta(0))
+        return min(poll, max(until_due.total_seconds(), _SHORTEST_WAIT))
+
+    def _room(self) -> int:
+        """How many occurrences may be claimed now. Never more than can be sent soon: the rest is for other schedulers."""
+        state = self.breaker.state
+        if state == "open":
+            return 0
+        if state == "half_open":
+            return 0 if self.ledger else 1
+        if not self._queue:
+            # What was claimed last is being sent already: the broker is fast, so take more at a time.
+            self._batch = min(self._batch * 2, self._settings.batch_size)
+        elif len(self._queue) > self._batch // 2:
+            self._batch = max(self._batch // 2, min(self._settings.max_concurrent_sends, self._settings.batch_size))
+        unsettled = len(self._results)
+        return max(0, self._batch - len(self._queue)) if unsettled < 2 * self._settings.batch_size else 0
+
+    def _enqueue(self, taken: list[Dispatch]) -> None:
+        self._queue.extend(self.ledger.add(dispatch) for dispatch in taken)
+        for _ in range(min(len(self._queue), self._settings.max_concurrent_sends - len(self._workers))):
+            worker = asyncio.ensure_future(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    # -- sending -------------------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Send what is queued, one after the other, until nothing is left."""
+        loop = asyncio.get_running_loop()
+        worker = asyncio.current_task()
+        pause_at = loop.time() + _SLICE
+        while self._queue:
+            held = self._queue.popleft()
+            if held.lost:
+                self.ledger.remove(held)
+                continue
+            await self._send_one(held, worker, loop.time())
+            if loop.time() > pause_at:
+                await asyncio.sleep(0)
+                pause_at = loop.time() + _SLICE
+
+    async def _send_one(self, held: Held, worker: asyncio.Task[None] | None, started: float) -> None:
+        held.worker, held.started = worker, started
+        self.ledger.sending += 1
+        try:
+            held.cancelled = not await self._send(held.dispatch)
+        except ScheduledTaskCancelledError:
+            held.cancelled = True
+        except asyncio.CancelledError:
+            held.error = TimeoutError("the send did not end in time")
+            if not held.timed_out:
+                raise
+            uncancel(worker)
+        except Exception as error:  # whatever the broker raises, it is this occurrence's failure only
+            held.error = error
+        finally:
+            held.duration = asyncio.get_running_loop().time() - started
+            held.worker = None
+            self.ledger.sending -= 1
+            self._results.append(held)
+            self._results_wait.set()
+        self._judge_broker(held)
+
+    def _judge_broker(self, held: Held) -> None:
+        if held.error is None:
+            self.breaker.succeeded()
+        elif self.breaker.failed():
+            logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, held.error)
+            self._results.extend(self._queue)
+            self._queue.clear()
+
+    async def _watch_timeouts(self) -> None:
+        timeout = self._settings.send_timeout.total_seconds()
+        while True:
+            await asyncio.sleep(min(_WATCHDOG_INTERVAL, timeout))
+            now = asyncio.get_running_loop().time()
+            for held in self.ledger.running():
+                if held.worker is not None and not held.timed_out and now - held.started > timeout:
+                    held.timed_out = True
+                    held.worker.cancel()
+
+    # -- settling ------------------------------------------------------------------------------------------------------------
+
+    async def _settle_results(self) -> None:
+        while True:
+            await self._results_wait.wait()
+            self._results_wait.clear()
+            while self._results:
+                await self._settle_batch()
+            self._settled.set()
+
+    async def _settle_batch(self) -> None:
+        now = await self._clock.now()
+        batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
+        settled = [held for held in batch if not held.lost]
+        outcomes = [self.outcome_of(held, now) for held in settled]
+        pause = _FIRST_PAUSE
+        while outcomes:
+            try:
+                lost = await self._desk.settle(outcomes)
+            except SourceConnectionError as error:
+                self._store_failed(error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                continue
+            self.metrics.lost(len(lost))
+            break
+        self.last_settle_at = now
+        for held in batch:
+            self.ledger.remove(held)
+        self._note(settled, now)
+        self._wake.set()
+
+    def outcome_of(self, held: Held, now: datetime) -> Outcome:
+        """Return what to settle for an occurrence that was sent, cancelled, failed or given back unsent."""
+        dispatch = held.dispatch
+        if held.started == 0.0:
+            return occurrences.released(dispatch)
+        if held.cancelled:
+            return occurrences.cancelled(dispatch, now)
+        if held.error is None:
+            return occurrences.sent(dispatch, now)
+        limit = self._settings.max_attempts
+        if limit is not None and dispatch.claim.schedule.attempt >= limit and dispatch.is_retried:
+            logger.error("Schedule %r is quarantined after %d failed sends: %s", dispatch.schedule_id, limit, held.error)
+            held.quarantined = True
+            return occurrences.given_up(dispatch, now, held.error)
+        logger.warning("Schedule %r could not be sent, it is tried again: %s", dispatch.schedule_id, held.error)
+        return occurrences.failed(dispatch, now, held.error)
+
+    def _note(self, settled: list[Held], now: datetime) -> None:
+        for held in settled:
+            if held.error is not None:
+                self.metrics.failed(1)
+            elif held.started and not held.cancelled:
+                due = held.dispatch.claim.schedule.next_run_at or held.dispatch.scheduled_for
+                self.lag = now - due
+                self.metrics.sent(self.lag.total_seconds(), held.duration)
+            if held.quarantined:
+                self.metrics.quarantined(1)
+
+    # -- leases, changes, errors ---------------------------------------------------------------------------------------------
+
+    async def _renew_leases(self) -> None:
+        pause = self._desk.lease.total_seconds() / 3
+        while True:
+            await asyncio.sleep(pause)
+            held = [item for item in self.ledger if not item.lost]
+            for start in range(0, len(held), self._settings.batch_size):
+                batch = held[start : start + self._settings.batch_size]
+                try:
+                    until = await self._clock.now() + self._desk.lease
+                    ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
+                except SourceConnectionError as error:
+                    self._store_failed(error)
+                    break
+                for item in batch:
+                    if item.dispatch.claim.schedule.id not in ours and item in self.ledger:
+                        item.lost = True
+                        self.metrics.lost(1)
+                        logger.warning("The lease of schedule %r was lost; its result is dropped.", item.dispatch.schedule_id)
+
+    async def _watch_store(self) -> None:
+        """Turn the store's push into wake-ups. Without push, or while it is broken, polling goes on."""
+        if not self._store.capabilities.push:
+            await asyncio.Event().wait()
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async for _ in self._store.watch():
+                    pause = _FIRST_PAUSE
+                    self._wake.set()
+            except SourceConnectionError as error:
+                logger.debug("%s: watching for changes broke off: %s", self._name, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _store_failed(self, error: SourceConnectionError) -> None:
+        if self.store_reachable:
+            logger.error("%s: the store cannot be reached, trying on: %s", self._name, error)
+        self.store_reachable = False
+
+    def _store_answered(self) -> None:
+        if not self.store_reachable:
+            logger.warning("%s: the store can be reached again.", self._name)
+        self.store_reachable = True
+
+    # -- stopping ------------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Give back what is queued, let the sends in flight end, cut off the rest, settle everything; within `drain_timeout`."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._settings.drain_timeout.total_seconds()
+        self._results.extend(self._queue)
+        self._queue.clear()
+        self._results_wait.set()
+        if self._workers:
+            # A quarter of the time is kept for settling what had to be cut off.
+            await asyncio.wait(self._workers, timeout=self._settings.drain_timeout.total_seconds() * 0.75)
+        for held in self.ledger.running():
+            held.timed_out = True
+        await end(list(self._workers))
+        while self.ledger and loop.time() < give_up_at:
+            self._settled.clear()
+            self._results_wait.set()
+            await event_or_timeout(self._settled, give_up_at - loop.time())
+        if self.ledger:
+            logger.error(
+                "%s: %d claim(s) could not be settled in time; they end with their leases.", self._name, len(self.ledger)
+            )

@@ -1,0 +1,74 @@
+"""What a dispatcher holds: the claims it has taken and not settled yet. Bookkeeping only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from taskiq_sources.occurrences import Dispatch
+
+
+class Held:
+    """One claimed occurrence on its way.
+
+    Attributes:
+        dispatch: What is to be sent.
+        worker: Who is sending it just now.
+        started: When its send began, on the event loop's clock; 0 if it never did.
+        duration: How long the send took, in seconds.
+        error: Why the send failed.
+        cancelled: Whether the application cancelled it.
+        timed_out: Whether the send was cut off because it took too long.
+        quarantined: Whether its schedule was set aside.
+        lost: Whether the lease was lost; the result is dropped then.
+    """
+
+    __slots__ = ("cancelled", "dispatch", "duration", "error", "lost", "quarantined", "started", "timed_out", "worker")
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self.dispatch = dispatch
+        self.worker: asyncio.Task[None] | None = None
+        self.started = 0.0
+        self.duration = 0.0
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.timed_out = False
+        self.quarantined = False
+        self.lost = False
+
+
+class Ledger:
+    """All that is held, by claim. A schedule may be in here twice: once under a lost claim, once under a new one."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, str], Held] = {}
+        #: How many sends are running.
+        self.sending = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._held.values())
+
+    def __contains__(self, held: Held) -> bool:
+        return self._held.get(_key(held)) is held
+
+    def add(self, dispatch: Dispatch) -> Held:
+        """Hold a claim from now on."""
+        held = Held(dispatch)
+        self._held[_key(held)] = held
+        return held
+
+    def remove(self, held: Held) -> None:
+        """Hold it no longer."""
+        self._held.pop(_key(held), None)
+
+    def running(self) -> list[Held]:
+        """Return what is being sent just now."""
+        return [held for held in self._held.values() if held.worker is not None] if self.sending else []
+
+
+def _key(held: Held) -> tuple[str, str]:
+    claim = held.dispatch.claim
+    return claim.schedule.id, claim.token

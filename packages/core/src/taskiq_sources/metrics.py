@@ -1,0 +1,111 @@
+"""Figures for operators, through the OpenTelemetry API if it is installed (``taskiq-sources[otel]``); else nothing is done.
+
+Attributes carry the source's kind only: ids and task names would make the number of series grow without bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Observation
+
+
+class Gauges(Protocol):
+    """What is asked for its present value."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many sends are running."""
+
+    @property
+    def overdue(self) -> timedelta:
+        """How late the oldest due occurrence is; 0 if none is."""
+
+
+class Metrics:
+    """Takes figures and does nothing with them: what is used when OpenTelemetry is not installed."""
+
+    def claimed(self, number: int) -> None:
+        """Occurrences were claimed for sending."""
+
+    def sent(self, lag: float, duration: float) -> None:
+        """An occurrence was sent, `lag` seconds after it was due; the send took `duration` seconds."""
+
+    def failed(self, number: int) -> None:
+        """Sends failed."""
+
+    def missed(self, number: int) -> None:
+        """Occurrences were not sent, by the misfire policy."""
+
+    def quarantined(self, number: int) -> None:
+        """Schedules were set aside."""
+
+    def lost(self, number: int) -> None:
+        """Leases were lost while sending."""
+
+
+class OpenTelemetryMetrics(Metrics):
+    """Hands figures to the OpenTelemetry API.
+
+    Args:
+        source: The kind of source, as an attribute of every figure.
+        gauges: Who knows how many sends are in flight, and how late the oldest due occurrence is.
+    """
+
+    def __init__(self, source: str, gauges: Gauges) -> None:
+        from opentelemetry import metrics
+        from opentelemetry.metrics import Observation
+
+        meter = metrics.get_meter("taskiq_sources")
+        self._attributes = {"source": source}
+
+        def read_in_flight(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(gauges.in_flight, self._attributes)]
+
+        def read_overdue(_options: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(gauges.overdue.total_seconds(), self._attributes)]
+
+        def counter(name: str, description: str) -> metrics.Counter:
+            return meter.create_counter(f"taskiq_sources.{name}", unit="1", description=description)
+
+        self._claimed = counter("claimed", "Occurrences claimed for sending")
+        self._sent = counter("sent", "Occurrences sent")
+        self._failed = counter("failed", "Failed sends")
+        self._missed = counter("missed", "Occurrences not sent, by the misfire policy")
+        self._quarantined = counter("quarantined", "Schedules set aside because they cannot be sent")
+        self._lost = counter("lost_leases", "Leases lost while sending")
+        self._lag = meter.create_histogram("taskiq_sources.dispatch_lag", unit="s", description="Time from due to sent")
+        self._duration = meter.create_histogram("taskiq_sources.send_duration", unit="s", description="Time that a send took")
+        meter.create_observable_gauge("taskiq_sources.in_flight", callbacks=[read_in_flight], unit="1")
+        meter.create_observable_gauge("taskiq_sources.overdue", callbacks=[read_overdue], unit="s")
+
+    def claimed(self, number: int) -> None:
+        self._claimed.add(number, self._attributes)
+
+    def sent(self, lag: float, duration: float) -> None:
+        self._sent.add(1, self._attributes)
+        self._lag.record(lag, self._attributes)
+        self._duration.record(duration, self._attributes)
+
+    def failed(self, number: int) -> None:
+        self._failed.add(number, self._attributes)
+
+    def missed(self, number: int) -> None:
+        self._missed.add(number, self._attributes)
+
+    def quarantined(self, number: int) -> None:
+        self._quarantined.add(number, self._attributes)
+
+    def lost(self, number: int) -> None:
+        self._lost.add(number, self._attributes)
+
+
+def make_metrics(source: str, gauges: Gauges) -> Metrics:
+    """Return what takes the figures of one source."""
+    try:
+        return OpenTelemetryMetrics(source, gauges)
+    except ModuleNotFoundError:
+        return Metrics()

@@ -1,0 +1,300 @@
+"""`DurableScheduler`: the dispatch engine under taskiq's own command line, or inside an application. Knows no database.
+
+Under ``taskiq scheduler`` the stock loop goes on serving sources that are not ours. It asks ``scheduler.sources``, and is shown
+our sources without schedules, in its own tasks only: everybody else (dashboards, the application) sees what was passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Sequence
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import taskiq
+from taskiq import AsyncBroker, TaskiqScheduler
+from taskiq.cli.scheduler.run import SchedulerLoop
+from taskiq.kicker import AsyncKicker
+from taskiq.utils import maybe_awaitable
+from typing_extensions import Self, Unpack
+
+from taskiq_sources.dispatched import DispatchedTask, dispatched_task
+from taskiq_sources.dispatcher import Dispatcher
+from taskiq_sources.errors import ScheduleValidationError
+from taskiq_sources.health import Health, health_of
+from taskiq_sources.merge import MergedScheduleSource, MergeFunction
+from taskiq_sources.metrics import make_metrics
+from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.settings import DispatchOptions, DispatchSettings
+from taskiq_sources.source import ScheduleSource
+
+logger = logging.getLogger("taskiq_sources")
+
+_LIVENESS_INTERVAL = 1.0  # seconds
+_RESTART_PAUSE = 1.0  # seconds, after a dispatcher fell over
+
+#: Schedulers whose stock loop runs in this context; it is shown our sources without schedules.
+_LOOPS: ContextVar[frozenset[int]] = ContextVar("taskiq_sources_stock_loops", default=frozenset())
+
+
+class DurableMixin(TaskiqScheduler):
+    """Puts the engine under any scheduler class: ``class Scheduler(DurableMixin, StreamScheduler): ...``.
+
+    Occurrences of our sources are claimed by the engine and sent through that class's ``on_ready``, which has to call the
+    source's ``pre_send`` and ``post_send`` as taskiq's own does.
+
+    Args:
+        broker: As for `taskiq.TaskiqScheduler`.
+        sources: As for `taskiq.TaskiqScheduler`. Those of taskiq-sources are served by the engine, others by taskiq's own loop.
+        merge_func: Merges the schedules of all sources, as the taskiq documentation describes. A merge needs whole lists, so all
+            sources are served by taskiq's own loop then; they stay safe to share. None: sources are independent.
+        liveness_file: A file that is touched every second while the engine runs, for probes.
+        **options: See `DispatchSettings`.
+
+    Raises:
+        ScheduleValidationError: An option is refused.
+    """
+
+    _sources: list[taskiq.ScheduleSource]
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        sources: Sequence[taskiq.ScheduleSource],
+        *,
+        merge_func: MergeFunction | None = None,
+        liveness_file: str | Path | None = None,
+        **options: Unpack[DispatchOptions],
+    ) -> None:
+        self._merged = None if merge_func is None else MergedScheduleSource(sources, merge_func)
+        super().__init__(broker, list(sources))
+        self._ours = [] if merge_func is not None else [source for source in sources if isinstance(source, ScheduleSource)]
+        self._settings = DispatchSettings(**options)
+        if self._settings.max_concurrent_sends < len(self._ours):
+            raise ScheduleValidationError(
+                "max_concurrent_sends",
+                self._settings.max_concurrent_sends,
+                f"each of the {len(self._ours)} sources needs at least one",
+            )
+        self._liveness_file = None if liveness_file is None else Path(liveness_file)
+        self._dispatchers: list[Dispatcher] = []
+        self._engine: asyncio.Task[None] | None = None
+        self._foreign: asyncio.Task[None] | None = None
+        self._signals: list[signal.Signals] = []
+
+    # -- sources -------------------------------------------------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # for the checker it is the attribute that taskiq declares
+
+        @property
+        def sources(self) -> list[taskiq.ScheduleSource]:
+            """The sources that were passed in; for the stock loop, those that it has to serve."""
+            if id(self) not in _LOOPS.get():
+                return self._sources
+            if self._merged is not None:
+                return [self._merged]
+            return [_Served(source) if source in self._ours else source for source in self._sources]
+
+        @sources.setter
+        def sources(self, sources: list[taskiq.ScheduleSource]) -> None:
+            self._sources = sources
+
+    # -- life, as taskiq's command line calls it -----------------------------------------------------------------------------
+
+    async def startup(self) -> None:
+        """Start the broker and the engine. Called by ``taskiq scheduler``, which has started the sources before."""
+        await super().startup()
+        _LOOPS.set(_LOOPS.get() | {id(self)})
+        self._start_engine()
+        if self.broker.is_scheduler_process:
+            self._handle_signals()
+
+    async def shutdown(self) -> None:
+        """Stop claiming, let sends end or time out, settle, give the rest back; then stop the broker."""
+        await self._stop_engine()
+        await super().shutdown()
+
+    # -- life, inside an application -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start sources, broker and engine, and taskiq's own loop for sources that are not ours. Idempotent."""
+        if self._engine is not None:
+            return
+        started: list[taskiq.ScheduleSource] = []
+        try:
+            for source in self._sources:
+                await source.startup()
+                started.append(source)
+            await super().startup()
+        except BaseException:
+            for source in reversed(started):
+                with contextlib.suppress(Exception):  # the first error is the one to be told
+                    await source.shutdown()
+            raise
+        self._start_engine()
+        if len(self._ours) < len(self._sources):
+            self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
+
+    async def stop(self) -> None:
+        """Stop what `start` has started, in the opposite order. Idempotent."""
+        if self._engine is None:
+            return
+        if self._foreign is not None:
+            self._foreign.cancel()
+            await asyncio.gather(self._foreign, return_exceptions=True)
+            self._foreign = None
+        await self.shutdown()
+        for source in self._sources:
+            await source.shutdown()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _serve_foreign(self) -> None:
+        _LOOPS.set(_LOOPS.get() | {id(self)})
+        await SchedulerLoop(self).run()
+
+    # -- the engine ----------------------------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """Return how the engine fares: for probes, dashboards and tests."""
+        running = self._engine is not None and not self._engine.done()
+        return health_of(running, list(zip(self._ours, self._dispatchers, strict=False)))
+
+    def _start_engine(self) -> None:
+        if self._engine is None:
+            self._dispatchers = [self._dispatcher(source) for source in self._ours]
+            self._engine = asyncio.create_task(self._run_engine(), name="taskiq-sources-engine")
+
+    async def _stop_engine(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        for dispatcher in self._dispatchers:
+            dispatcher.stop()
+        # Dispatchers end within drain_timeout; whatever still runs a while after it is cut off.
+        done, _ = await asyncio.wait([engine], timeout=self._settings.drain_timeout.total_seconds() + 1)
+        if not done:
+            engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+        self._ignore_signals()
+
+    async def _run_engine(self) -> None:
+        liveness = asyncio.ensure_future(self._show_liveness())
+        try:
+            await asyncio.gather(*(self._keep_running(dispatcher) for dispatcher in self._dispatchers))
+        finally:
+            liveness.cancel()
+            await asyncio.gather(liveness, return_exceptions=True)
+
+    async def _keep_running(self, dispatcher: Dispatcher) -> None:
+        """Run a dispatcher to its regular end; should it fall over a bug, start it again: what it held ends with its leases."""
+        while True:
+            try:
+                await dispatcher.run()
+            except Exception:
+                logger.exception("A dispatcher fell over and is started again; please report this.")
+                await asyncio.sleep(_RESTART_PAUSE)
+            else:
+                return
+
+    def _dispatcher(self, source: ScheduleSource) -> Dispatcher:
+        share = DispatchSettings(
+            **{name: getattr(self._settings, name) for name in DispatchSettings.__slots__}
+            | {"max_concurrent_sends": self._settings.max_concurrent_sends // len(self._ours)},
+        )
+        dispatcher = Dispatcher(
+            source.desk,
+            source.store,
+            source.clock,
+            partial(self._send, source),
+            share,
+            name=repr(source),
+        )
+        dispatcher.report_to(make_metrics(type(source).__name__, dispatcher))
+        return dispatcher
+
+    async def _send(self, source: ScheduleSource, dispatch: Dispatch) -> bool:
+        task = dispatched_task(dispatch)
+        await self.on_ready(source, task)
+        return task.was_sent
+
+    async def _show_liveness(self) -> None:
+        while self._liveness_file is not None:
+            await asyncio.to_thread(self._liveness_file.touch)
+            await asyncio.sleep(_LIVENESS_INTERVAL)
+
+    # -- signals -------------------------------------------------------------------------------------------------------------
+
+    def _handle_signals(self) -> None:
+        """Turn SIGTERM and SIGINT into the cancellation on which taskiq's command line shuts down, also for PID 1."""
+        loop, main = asyncio.get_running_loop(), asyncio.current_task()
+        if main is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows, or a loop outside of the main thread
+                loop.add_signal_handler(number, self._on_signal, main, number)
+                self._signals.append(number)
+
+    def _on_signal(self, main: asyncio.Task[Any], number: signal.Signals) -> None:
+        logger.info("%s: stopping.", number.name)
+        self._ignore_signals()  # a second one ends the process at once
+        main.cancel()
+
+    def _ignore_signals(self) -> None:
+        while self._signals:
+            asyncio.get_running_loop().remove_signal_handler(self._signals.pop())
+
+
+class DurableScheduler(DurableMixin):
+    """A `taskiq.TaskiqScheduler` with a dispatch engine: sends when things are due, survives faults, at any number of replicas.
+
+    Runs under ``taskiq scheduler module:scheduler`` unchanged, or inside an application with ``async with scheduler:``. Messages
+    carry the labels ``schedule_id`` and ``scheduled_for``, and a ``task_id`` that is the same for every re-send of an occurrence.
+    See `DurableMixin` for the arguments.
+    """
+
+    async def on_ready(self, source: taskiq.ScheduleSource, task: taskiq.ScheduledTask) -> None:
+        """Send a task; called by the engine and, for sources that are not ours, by taskiq's own loop."""
+        if not isinstance(task, DispatchedTask):
+            await super().on_ready(source, task)
+            return
+        await maybe_awaitable(source.pre_send(task))
+        labels = {
+            **task.labels,
+            "schedule_id": task.schedule_id,
+            "scheduled_for": task.scheduled_for.isoformat(timespec="milliseconds"),
+        }
+        await AsyncKicker(task.task_name, self.broker, labels).with_task_id(task.task_id).kiq(*task.args, **task.kwargs)
+        await maybe_awaitable(source.post_send(task))
+
+
+class _Served(taskiq.ScheduleSource):
+    """One of our sources as the stock loop sees it: started and stopped, but without schedules, which the engine serves."""
+
+    def __init__(self, source: ScheduleSource) -> None:
+        self._source = source
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+    async def startup(self) -> None:
+        await self._source.startup()
+
+    async def shutdown(self) -> None:
+        await self._source.shutdown()
+
+    async def get_schedules(self) -> list[taskiq.ScheduledTask]:
+        return []
+
+
+__all__ = ["DurableMixin", "DurableScheduler"]

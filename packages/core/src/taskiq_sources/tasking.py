@@ -1,0 +1,30 @@
+"""What asyncio of Python 3.10 leaves out. No engine, no store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+async def event_or_timeout(event: asyncio.Event, seconds: float) -> None:
+    """Wait until `event` is set, or for `seconds`."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except asyncio.TimeoutError:
+        return
+
+
+async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks and wait until they have ended, however they do."""
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
+
+
+def uncancel(task: asyncio.Task[Any] | None) -> None:
+    """Tell Python 3.11 and later that a cancellation was meant for something inside the task and has been dealt with."""
+    function: Callable[[], int] | None = getattr(task, "uncancel", None)
+    if function is not None:
+        function()
