@@ -1,4 +1,4 @@
-"""The in-memory store keeps the contract, as every other backend does."""
+"""The in-memory store and source keep every rule, as every other backend does."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from taskiq_sources.memory import MemoryData, MemoryStore
-from taskiq_sources_conformance import StoreConformance
+from taskiq_sources.memory import InMemoryScheduleSource, MemoryData, MemoryStore
+from taskiq_sources_conformance import SourceConformance, StoreConformance
 
 
 class TestMemoryStore(StoreConformance):
@@ -17,3 +17,12 @@ class TestMemoryStore(StoreConformance):
     def make_store(self) -> Callable[[], MemoryStore]:
         data = MemoryData()
         return lambda: MemoryStore(data)
+
+
+class TestMemorySource(SourceConformance):
+    backend = "memory"
+
+    @pytest.fixture
+    def make_source(self) -> Callable[..., InMemoryScheduleSource]:
+        data = MemoryData()
+        return lambda **options: InMemoryScheduleSource(data, **options)
