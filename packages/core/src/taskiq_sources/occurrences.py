@@ -68,6 +68,22 @@ class Dispatch:
         """Whether a failed send is tried again."""
         return self.definition.options.delivery == "at_least_once"
 
+    def run(self, status: RunStatus, now: datetime, error: str | None = None) -> Run:
+        """Return the history row that says what became of it."""
+        return Run(
+            occurrence_id=self.occurrence_id,
+            schedule_id=self.schedule_id,
+            task_name=self.definition.task_name,
+            scheduled_for=self.scheduled_for,
+            status=status,
+            recorded_at=now,
+            task_id=None if status == "missed" else self.task_id,
+            attempt=self.claim.schedule.attempt,
+            coalesced=self.coalesced,
+            claimant=self.claim.schedule.claimant,
+            error=error,
+        )
+
     @property
     def task(self) -> ScheduledTask:
         """What to send, with `task_id` and `schedule_id` as the message carries them. Shares arguments with the definition."""
@@ -90,12 +106,12 @@ class Plan:
 def plan(claim: Claim, definition: Definition, now: datetime) -> Plan:
     """Decide what a claim means at `now`, by the schedule's misfire policy, grace and delivery."""
     schedule = claim.schedule
-    timetable = timetable_of(definition, schedule.anchor)
     pending = schedule.scheduled_for
     if pending is None:  # no release writes this; without a nominal time nothing can be identified
         return Plan(settle_first=quarantined(claim, "it has a due time but no scheduled_for"))
-    if schedule.attempt > 1:
-        return _plan_retry(claim, definition, timetable, pending, now)
+    if schedule.attempt > 1 or definition.is_one_off:
+        return _plan_as_it_stands(claim, definition, pending, now)
+    timetable = timetable_of(definition, schedule.anchor)
     if definition.options.misfire == "fire_once":
         return _plan_collapsed(claim, definition, timetable, pending, now)
     return _plan_each(claim, definition, timetable, pending, now)
@@ -103,27 +119,16 @@ def plan(claim: Claim, definition: Definition, now: datetime) -> Plan:
 
 def sent(dispatch: Dispatch, now: datetime) -> Outcome:
     """Return the outcome of a send that the broker took."""
-    schedule = dispatch.claim.schedule
-    timetable = timetable_of(dispatch.definition, schedule.anchor)
-    run = _run(dispatch.claim, dispatch.definition, dispatch.scheduled_for, "sent", now, coalesced=dispatch.coalesced)
-    return _moved_on(
-        dispatch.claim,
-        dispatch.definition,
-        timetable,
-        dispatch.scheduled_for,
-        run,
-        run_count=schedule.run_count + 1,
-    )
+    run_count = dispatch.claim.schedule.run_count + 1
+    return _moved_on(dispatch.claim, dispatch.definition, dispatch.scheduled_for, dispatch.run("sent", now), run_count=run_count)
 
 
 def failed(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Outcome:
     """Return the outcome of a send that the broker did not take: a retry later, or none if delivery is at most once."""
-    claim, definition = dispatch.claim, dispatch.definition
-    text = _error_text(error)
-    run = _run(claim, definition, dispatch.scheduled_for, "failed", now, coalesced=dispatch.coalesced, error=text)
+    claim, text = dispatch.claim, _error_text(error)
+    run = dispatch.run("failed", now, text)
     if not dispatch.is_retried:
-        timetable = timetable_of(definition, claim.schedule.anchor)
-        return _moved_on(claim, definition, timetable, dispatch.scheduled_for, run)
+        return _moved_on(claim, dispatch.definition, dispatch.scheduled_for, run)
     return Outcome(
         claim=claim,
         scheduled_for=dispatch.scheduled_for,
@@ -143,10 +148,8 @@ def given_up(dispatch: Dispatch, now: datetime, error: BaseException | str) -> O
 
 def cancelled(dispatch: Dispatch, now: datetime) -> Outcome:
     """Return the outcome of an occurrence that the application's own ``pre_send`` cancelled: missed, and moved on."""
-    claim, definition = dispatch.claim, dispatch.definition
-    why = "the application cancelled it in pre_send"
-    run = _run(claim, definition, dispatch.scheduled_for, "missed", now, coalesced=dispatch.coalesced, error=why)
-    return _moved_on(claim, definition, timetable_of(definition, claim.schedule.anchor), dispatch.scheduled_for, run)
+    run = dispatch.run("missed", now, "the application cancelled it in pre_send")
+    return _moved_on(dispatch.claim, dispatch.definition, dispatch.scheduled_for, run)
 
 
 def released(dispatch: Dispatch) -> Outcome:
@@ -202,15 +205,16 @@ def task_id_of(occurrence: str) -> str:
 # -- planning ----------------------------------------------------------------------------------------------------------------
 
 
-def _plan_retry(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
-    if definition.options.delivery == "at_most_once":
-        lost = "the scheduler that claimed it did not come back; it may or may not have been sent"
-        run = _run(claim, definition, pending, "unknown", now, coalesced=claim.schedule.coalesced, error=lost)
-        return Plan(settle_first=_moved_on(claim, definition, timetable, pending, run))
-    if _is_too_late(definition, timetable, pending, now):
-        run = _run(claim, definition, pending, "missed", now, coalesced=claim.schedule.coalesced, error=claim.schedule.last_error)
-        return Plan(settle_first=_moved_on(claim, definition, timetable, pending, run))
-    return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
+def _plan_as_it_stands(claim: Claim, definition: Definition, pending: datetime, now: datetime) -> Plan:
+    """The pending occurrence or nothing: for a repeated claim, and where there is no other occurrence."""
+    dispatch = _dispatch(claim, definition, pending, claim.schedule.coalesced)
+    if claim.schedule.attempt > 1 and not dispatch.is_retried:
+        run = dispatch.run("unknown", now, "the scheduler that claimed it did not come back; it may or may not have been sent")
+        return Plan(settle_first=_moved_on(claim, definition, pending, run))
+    if _is_too_late(claim, definition, pending, now):
+        run = dispatch.run("missed", now, claim.schedule.last_error)
+        return Plan(settle_first=_moved_on(claim, definition, pending, run))
+    return Plan(dispatch=dispatch)
 
 
 def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
@@ -219,9 +223,9 @@ def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, 
     count = claim.schedule.coalesced
     if latest > pending:
         count += timetable.count(pending, latest, MAX_CATCH_UP) - 1
-    if _is_too_late(definition, timetable, latest, now):
-        run = _run(claim, definition, latest, "missed", now, coalesced=count)
-        return Plan(settle_first=_moved_on(claim, definition, timetable, latest, run))
+    if _is_too_late(claim, definition, latest, now):
+        run = _dispatch(claim, definition, latest, count).run("missed", now)
+        return Plan(settle_first=_moved_on(claim, definition, latest, run))
     return _send(claim, definition, timetable, pending, latest, coalesced=count)
 
 
@@ -229,14 +233,14 @@ def _plan_each(claim: Claim, definition: Definition, timetable: Timetable, pendi
     """``fire_all`` and ``skip``: send the oldest that is not too late; what is before it is missed."""
     latest = _latest_due(definition, timetable, pending, now)
     candidates = timetable.newest(pending, latest, MAX_CATCH_UP)
-    timely = [moment for moment in candidates if not _is_too_late(definition, timetable, moment, now)]
+    timely = [moment for moment in candidates if not _is_too_late(claim, definition, moment, now)]
     if timely and timely[0] == pending:
         return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
     last_missed = timetable.newest(pending, timely[0] - MILLISECOND, 1)[0] if timely else latest
     count = claim.schedule.coalesced + timetable.count(pending, last_missed, MAX_CATCH_UP) - 1
-    run = _run(claim, definition, last_missed, "missed", now, coalesced=count)
+    run = _dispatch(claim, definition, last_missed, count).run("missed", now)
     if not timely:
-        return Plan(settle_first=_moved_on(claim, definition, timetable, last_missed, run))
+        return Plan(settle_first=_moved_on(claim, definition, last_missed, run))
     return _send(claim, definition, timetable, pending, timely[0], coalesced=1, runs=(run,))
 
 
@@ -270,7 +274,8 @@ def _send(
 
 def _latest_due(definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> datetime:
     """Return the latest occurrence that is due, jitter considered; the pending one if it was claimed early."""
-    if now <= pending:
+    following = timetable.next_after(pending)
+    if following is None or following > now:
         return pending
     newest = timetable.newest(pending, now, 2)
     if newest and due_at(definition, timetable, newest[-1]) <= now:
@@ -278,17 +283,18 @@ def _latest_due(definition: Definition, timetable: Timetable, pending: datetime,
     return max(newest[0], pending) if newest else pending
 
 
-def _is_too_late(definition: Definition, timetable: Timetable, scheduled_for: datetime, now: datetime) -> bool:
+def _is_too_late(claim: Claim, definition: Definition, scheduled_for: datetime, now: datetime) -> bool:
     grace = definition.options.misfire_grace
     if grace is None and definition.options.misfire == "skip":
         grace = MISFIRE_THRESHOLD
-    return grace is not None and now - due_at(definition, timetable, scheduled_for) > grace
+    if grace is None:
+        return False
+    return now - due_at(definition, timetable_of(definition, claim.schedule.anchor), scheduled_for) > grace
 
 
 def _moved_on(
     claim: Claim,
     definition: Definition,
-    timetable: Timetable,
     done: datetime,
     run: Run,
     *,
@@ -297,7 +303,10 @@ def _moved_on(
     """Return the outcome after which the first occurrence behind `done` is pending, or the schedule is finished."""
     count = claim.schedule.run_count if run_count is None else run_count
     limit = definition.options.max_runs
-    following = None if limit is not None and count >= limit else timetable.next_after(done)
+    if definition.is_one_off or (limit is not None and count >= limit):
+        return Outcome(claim=claim, finished=True, run_count=count, runs=(run,))
+    timetable = timetable_of(definition, claim.schedule.anchor)
+    following = timetable.next_after(done)
     if following is None:
         return Outcome(claim=claim, finished=True, run_count=count, runs=(run,))
     return Outcome(
@@ -318,32 +327,6 @@ def _dispatch(claim: Claim, definition: Definition, scheduled_for: datetime, coa
         coalesced=coalesced,
         occurrence_id=occurrence,
         task_id=definition.task_id or task_id_of(occurrence),
-    )
-
-
-def _run(
-    claim: Claim,
-    definition: Definition,
-    scheduled_for: datetime,
-    status: RunStatus,
-    now: datetime,
-    *,
-    coalesced: int = 1,
-    error: str | None = None,
-) -> Run:
-    occurrence = occurrence_id(claim.schedule.id, scheduled_for)
-    return Run(
-        occurrence_id=occurrence,
-        schedule_id=definition.manual_of or claim.schedule.id,
-        task_name=definition.task_name,
-        scheduled_for=scheduled_for,
-        status=status,
-        recorded_at=now,
-        task_id=None if status == "missed" else definition.task_id or task_id_of(occurrence),
-        attempt=claim.schedule.attempt,
-        coalesced=coalesced,
-        claimant=claim.schedule.claimant,
-        error=error,
     )
 
 
