@@ -61,8 +61,7 @@ class Conformance:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__module__.partition(".")[0] == _PACKAGE:
-            names = [name for name in dir(cls) if name.startswith("test_")]
-            cls._rules = MappingProxyType({name: inspect.getattr_static(cls, name) for name in names})
+            cls._rules = _rules_of(cls)
         elif inspect.getattr_static(cls, _GUARD) is not inspect.getattr_static(Conformance, _GUARD):
             raise TypeError(f"{cls.__qualname__} overrides {_GUARD}, which watches over the other rules and stays as it is")
 
@@ -84,6 +83,14 @@ class Conformance:
         backend = getattr(self, "backend", None)
 
         assert isinstance(backend, str) and backend.strip(), f"set {type(self).__qualname__}.backend to the backend's short name"
+
+
+def _rules_of(cls: type[Conformance]) -> Mapping[str, object]:
+    names = [name for name in dir(cls) if name.startswith("test_")]
+    return MappingProxyType({name: inspect.getattr_static(cls, name) for name in names})
+
+
+Conformance._rules = _rules_of(Conformance)
 
 
 def _weakened(cls: type[Conformance]) -> list[str]:

@@ -30,12 +30,13 @@ CLAIMANTS = ["scheduler-1", "scheduler-2"]
 #: Far after any instant that the machine uses.
 END_OF_TIME = NOW + timedelta(days=36500)
 
-#: Half seconds around the machine's present: few values, so that boundaries are met exactly.
-offsets = st.integers(-6, 24).map(lambda halves: timedelta(milliseconds=500 * halves))
-maybe_offsets = st.none() | offsets
-some_ids = st.lists(st.sampled_from(IDS), unique=True)
+#: Half seconds around the machine's present: few values, so that boundaries are met exactly; mostly due, so that there is a life.
+offsets = st.sampled_from([-3, -2, -1, -1, 0, 0, 1, 2, 4, 9]).map(lambda halves: timedelta(milliseconds=500 * halves))
+maybe_offsets = st.one_of(offsets, offsets, offsets, st.none())
+some_ids = st.lists(st.sampled_from(IDS), unique=True, max_size=3)
 counts = st.integers(0, 3)
-positions = st.lists(st.integers(0, 99), min_size=1, max_size=4)
+#: Which claims, counted from the newest: current ones more often than not, and every stale one now and then.
+positions = st.lists(st.one_of(st.integers(0, 4), st.integers(0, 12)), min_size=1, max_size=4)
 
 
 class StoreStateMachine(RuleBasedStateMachine):
@@ -50,7 +51,7 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     #: Bounded so that a backend takes seconds, not minutes; the same examples each time unless pytest is given --hypothesis-seed.
     default_settings: ClassVar[settings] = settings(
-        max_examples=40,
+        max_examples=50,
         stateful_step_count=40,
         deadline=None,
         database=None,
@@ -85,6 +86,9 @@ class StoreStateMachine(RuleBasedStateMachine):
         while page := self.run(self.store.page(ScheduleQuery(), limit=1000)):
             self.run(self.store.delete([found.id for found in page]))
         self.run(self.store.prune_runs(before=END_OF_TIME, keep=0))
+        for age, schedule_id in enumerate(IDS[:4]):  # so that every example has a life to disturb
+            due = timedelta(milliseconds=-500 * age)
+            self.put(ids=[schedule_id], timing="t1", due=due, paused=False, count=0, owner=None, replace=True)
 
     # -- definitions -----------------------------------------------------------------------------------------------------------
 
@@ -157,7 +161,7 @@ class StoreStateMachine(RuleBasedStateMachine):
             found = type(error).__name__
         assert found == expected
 
-    @rule(ids=some_ids)
+    @rule(ids=st.lists(st.sampled_from(IDS), unique=True, max_size=2))
     def delete(self, ids: list[str]) -> None:
         """Delete schedules that may exist."""
         assert self.run(self.store.delete(ids)) == self.model.delete(ids)
@@ -166,10 +170,10 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     @rule(
         claimant=st.sampled_from(CLAIMANTS),
-        lease=st.integers(1, 6),
-        limit=st.integers(1, 6),
-        ids=st.none() | some_ids,
-        early=st.sampled_from([0, 0, 500, 1500]),
+        lease=st.integers(1, 3),
+        limit=st.sampled_from([1, 2, 9, 9]),
+        ids=st.one_of(st.none(), st.none(), some_ids, st.just([])),
+        early=st.sampled_from([0, 0, 1500, 4000]),
     )
     def claim(self, claimant: str, lease: int, limit: int, ids: list[str] | None, early: int) -> None:
         """Claim what is eligible."""
@@ -205,7 +209,7 @@ class StoreStateMachine(RuleBasedStateMachine):
         error=st.none() | st.just("failed"),
         quarantined=st.sampled_from([False, False, False, True]),
         kind=st.sampled_from(["release", "release", "keep", "finish"]),
-        rows=st.integers(0, 2),
+        rows=st.sampled_from([0, 1, 1, 2]),
     )
     def settle(
         self, chosen: list[int], due: timedelta | None, count: int, error: str | None, quarantined: bool, kind: str, rows: int
@@ -255,23 +259,55 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     # -- time ------------------------------------------------------------------------------------------------------------------
 
-    @rule(halves=st.integers(0, 10))
+    @rule(halves=st.sampled_from([1, 1, 2, 2, 3, 4, 6, 8]))
     def advance(self, halves: int) -> None:
         """Let time pass."""
         self.now += timedelta(milliseconds=500 * halves)
 
     @rule()
-    def advance_to_the_next_instant(self) -> None:
-        """Jump to the instant that `next_due` names; a millisecond earlier there is nothing to claim."""
+    def claim_at_the_next_instant(self) -> None:
+        """Jump to the instant that `next_due` names and claim; a millisecond earlier there is nothing to claim."""
         due = self.run(self.store.next_due(self.now))
         assert due == self.model.next_due(self.now)
         if due is not None and due > self.now:
             assert self.run(self.store.claim(due - MS, claimant="early", lease=timedelta(seconds=1), limit=1)) == []
             self.now = due
+        self.claim(claimant=CLAIMANTS[0], lease=2, limit=2, ids=None, early=0)
+
+    @rule(due=offsets)
+    def dispatch(self, due: timedelta) -> None:
+        """Do what a scheduler does all day: claim, send, settle."""
+        self.claim(claimant=CLAIMANTS[1], lease=3, limit=2, ids=None, early=0)
+        if self.claims:
+            self.settle(chosen=[0, 1], due=due, count=1, error=None, quarantined=False, kind="release", rows=1)
+
+    @rule(
+        fields=st.sampled_from([{"document": "d3"}, {"paused": True}, {"timing": "t3"}, {"next_run_at": timedelta(seconds=1)}]),
+        due=offsets,
+        kind=st.sampled_from(["release", "keep", "finish"]),
+        timing=st.sampled_from([None, "t1", "t2"]),
+    )
+    def edit_during_the_send(self, fields: Fields, due: timedelta, kind: str, timing: str | None) -> None:
+        """Claim, have somebody edit the schedule by `update` or `put`, and settle."""
+        self.claim(claimant=CLAIMANTS[0], lease=3, limit=1, ids=None, early=0)
+        if not self.claims:
+            return
+        schedule_id = self.claims[-1].schedule.id
+        if timing is None:
+            self.update(schedule_id=schedule_id, fields=fields, expected_revision=None)
+        else:
+            self.put(ids=[schedule_id], timing=timing, due=due, paused=False, count=2, owner=None, replace=True)
+        self.settle(chosen=[0], due=due, count=1, error=None, quarantined=False, kind=kind, rows=1)
+
+    @rule(schedule_id=st.sampled_from(IDS), due=offsets)
+    def store_anew(self, schedule_id: str, due: timedelta) -> None:
+        """Delete a schedule and store another one of the same id, while claims of the first may be about."""
+        self.delete([schedule_id])
+        self.put(ids=[schedule_id], timing="t1", due=due, paused=False, count=0, owner=None, replace=True)
 
     # -- history ---------------------------------------------------------------------------------------------------------------
 
-    @rule(age=st.integers(-1, 10), keep=st.integers(0, 6))
+    @rule(age=st.sampled_from([-1, 0, 1, 4, 40, 40]), keep=st.integers(0, 4))
     def prune(self, age: int, keep: int) -> None:
         """Throw old history away."""
         before = self.now - timedelta(milliseconds=500 * age)
