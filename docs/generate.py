@@ -60,11 +60,21 @@ def class_of(entry: EntryPoint) -> str:
 
 
 def cells(module: str) -> str:
-    [store] = stores_of(importlib.import_module(module))
-    capabilities: Capabilities = store.capabilities
-    if not capabilities.shared:  # what one process tells itself is not told to others
-        capabilities = Capabilities(shared=False, durable=capabilities.durable, push=False)
-    return " | ".join("yes" if getattr(capabilities, field) else "no" for field in COLUMNS.values())
+    stores = sorted(stores_of(importlib.import_module(module)), key=lambda store: len(store.__mro__))
+    return " | ".join(cell(stores, field) for field in COLUMNS.values())
+
+
+def cell(stores: list[type[ScheduleStore]], field: str) -> str:
+    """Return what a backend's first store declares, and which of its other stores declare something else."""
+    first, *others = (declared(store.capabilities, field) for store in stores)
+    different = [f"`{store.__name__}`: {other}" for store, other in zip(stores[1:], others, strict=True) if other != first]
+    return "; ".join([first, *different])
+
+
+def declared(capabilities: Capabilities, field: str) -> str:
+    # What a store tells within its one process is not push between processes.
+    value = getattr(capabilities, field) and (field != "push" or capabilities.shared)
+    return "yes" if value else "no"
 
 
 def stores_of(module: ModuleType) -> Iterator[type[ScheduleStore]]:
