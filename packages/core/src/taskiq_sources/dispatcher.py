@@ -247,6 +247,7 @@ class Dispatcher:
     async def _watch_timeouts(self) -> None:
         timeout = self._settings.send_timeout.total_seconds()
         while True:
+            await self.ledger.busy.wait()
             await asyncio.sleep(min(_WATCHDOG_INTERVAL, timeout))
             now = asyncio.get_running_loop().time()
             for held in self.ledger.running():
@@ -319,6 +320,7 @@ class Dispatcher:
     async def _renew_leases(self) -> None:
         pause = self._desk.lease.total_seconds() / 3
         while True:
+            await self.ledger.busy.wait()
             await asyncio.sleep(pause)
             held = [item for item in self.ledger if not item.lost]
             for start in range(0, len(held), self._settings.batch_size):

@@ -44,6 +44,8 @@ class Ledger:
         self._held: dict[tuple[str, str], Held] = {}
         #: How many sends are running.
         self.sending = 0
+        #: Set while anything is held, so that nobody has to look at an empty ledger now and then.
+        self.busy = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -58,11 +60,14 @@ class Ledger:
         """Hold a claim from now on."""
         held = Held(dispatch)
         self._held[_key(held)] = held
+        self.busy.set()
         return held
 
     def remove(self, held: Held) -> None:
         """Hold it no longer."""
         self._held.pop(_key(held), None)
+        if not self._held:
+            self.busy.clear()
 
     def running(self) -> list[Held]:
         """Return what is being sent just now."""
