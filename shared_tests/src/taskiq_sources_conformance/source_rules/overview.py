@@ -49,14 +49,15 @@ class OverviewRules:
     async def test_copies_are_returned(self, source: ScheduleSource) -> None:
         """Whoever changes what was returned changes nothing else: taskiq's loop writes into labels. (Look at caches.)"""
         await add(source, interval=60, labels={"a": {"b": 1}}, args=[[1]], kwargs={"k": [1]})
-        for task in await source.get_schedules():
-            task.labels["schedule_id"] = "x"
-            task.labels["a"]["b"] = 2
-            task.args[0].append(2)
-            task.kwargs["k"].append(2)
-            task.task_name = "changed"
+        changed, *others = await source.get_schedules()
+        changed.labels["schedule_id"] = "x"
+        changed.labels["a"]["b"] = 2
+        changed.args[0].append(2)
+        changed.kwargs["k"].append(2)
+        changed.task_name = "changed"
 
-        for task in [*await source.get_schedules(), await definition(source)]:
+        assert others
+        for task in [*others, *await source.get_schedules(), await definition(source)]:
             assert (task.task_name, task.labels, task.args, task.kwargs) == ("app:report", {"a": {"b": 1}}, [[1]], {"k": [1]})
 
     async def test_nothing_is_added_to_labels(self, source: ScheduleSource, clock: ManualClock) -> None:

@@ -131,6 +131,18 @@ class PausingRules:
 
         assert next(iter(await send_due(source))).task_id == first.task_id
 
+    async def test_a_retry_of_before_the_pause_is_left_out(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """Without `catch_up`, a failed send is left behind with its attempts and its error. (Look at `update`.)"""
+        await add(source, interval=60)
+        clock.advance(3 * MINUTE)
+        await source.desk.settle([failed(await take_one(source), NOW, "the broker is away")])
+        await source.pause("a")
+        clock.advance(10 * MINUTE + SECOND)
+        found = (await source.resume("a")).state
+
+        assert found.scheduled_for == found.next_run_at == NOW + 14 * MINUTE
+        assert (found.attempt, found.coalesced, found.last_error) == (0, 1, None)
+
     async def test_unknown_ids(self, source: ScheduleSource) -> None:
         """Pausing or resuming what does not exist raises ScheduleNotFoundError with the id. (Look at `update`.)"""
         for edit in (source.pause, source.resume):

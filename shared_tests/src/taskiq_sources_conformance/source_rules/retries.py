@@ -35,17 +35,18 @@ class RetryRules:
 
     # -- failures ------------------------------------------------------------------------------------------------------------
 
-    async def test_a_failed_send_stays_pending(self, source: ScheduleSource) -> None:
+    async def test_a_failed_send_stays_pending(self, source: ScheduleSource, clock: ManualClock) -> None:
         """After a failure the occurrence keeps its nominal time and waits, with its error and attempts. (Look at `settle`.)"""
         await add(source, interval=3600)
         dispatch = await take_one(source)
+        clock.advance(7 * SECOND)
         await _fail(source, dispatch, "the broker is away")
 
         found = await state(source)
         assert (found.scheduled_for, found.attempt, found.run_count, found.claimant) == (NOW, 1, 0, None)
         assert found.last_error == "ConnectionError: the broker is away"
         assert found.next_run_at is not None
-        assert timedelta(seconds=0.5) <= found.next_run_at - NOW <= SECOND
+        assert timedelta(seconds=0.5) <= found.next_run_at - (NOW + 7 * SECOND) <= SECOND
         (row,) = await rows(source)
         assert (row.status, row.attempt, row.task_id, row.error) == ("failed", 1, dispatch.task_id, found.last_error)
 
@@ -124,6 +125,8 @@ class RetryRules:
 
         error = (await state(source)).last_error or ""
         assert "secret" not in error
+        assert "\x00" not in error
+        assert error.encode()
         assert "broker:5672/ ä 😀 xxx" in error
         assert len(error) < 10_000
         assert [row.error for row in await rows(source)] == [error]
