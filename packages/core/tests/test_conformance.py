@@ -8,6 +8,7 @@ import pytest
 
 from taskiq_sources.memory import InMemoryScheduleSource, MemoryData, MemoryStore
 from taskiq_sources_conformance import SourceConformance, StoreConformance
+from taskiq_sources_conformance.stock import StockLoopConformance
 
 
 class TestMemoryStore(StoreConformance):
@@ -19,7 +20,7 @@ class TestMemoryStore(StoreConformance):
         return lambda: MemoryStore(data)
 
 
-class TestMemorySource(SourceConformance):
+class TestMemorySource(SourceConformance, StockLoopConformance):
     backend = "memory"
 
     @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -249,6 +250,9 @@ def test_the_last_occurrence_before_end_at_finishes_the_schedule() -> None:
 def test_task_ids_are_those_of_the_occurrence() -> None:
     """The task_id is the same for every send of an occurrence, in every release, and another for every other one."""
     assert occurrences.task_id_of("s@2030-01-01T10:00:00.000Z") == "1439765a-abe1-511b-9942-7fd6b025d1cc"
+    namespace = uuid.UUID("6f1b2f0e-6a0b-5d6c-9e55-2b7c1a5d9f43")
+    for name in ("", "s", "Ünïcødé@2030-01-01T10:00:00.000Z", *map(str, range(200))):
+        assert occurrences.task_id_of(name) == str(uuid.uuid5(namespace, name))
     assert occurrences.task_id_of("s@2030-01-01T10:00:01.000Z") != occurrences.task_id_of("s@2030-01-01T10:00:00.000Z")
 
 

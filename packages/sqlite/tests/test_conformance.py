@@ -1,30 +1,28 @@
-"""The SQLite store against every rule of the contract."""
+"""The SQLite store and source against every rule of the contract."""
 
-from __future__ import annotations
-
+import functools
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from taskiq_sources.store import ScheduleStore
-from taskiq_sources_conformance import StoreConformance
-from taskiq_sources_conformance.store import MakeStore
-from taskiq_sources_sqlite import SQLiteStore
+from taskiq_sources_conformance import SourceConformance, StoreConformance
+from taskiq_sources_conformance.stock import StockLoopConformance
+from taskiq_sources_sqlite import SQLiteScheduleSource, SQLiteStore
 
 
 class TestSQLiteStore(StoreConformance):
     backend = "sqlite"
+    make_store = pytest.fixture(lambda _self, tmp_path: functools.partial(SQLiteStore, tmp_path / "schedules.db"))
 
-    @pytest.fixture
-    def make_store(self, tmp_path: Path) -> MakeStore:
-        return lambda: SQLiteStore(tmp_path / "schedules.db")
-
-    async def server_version(self, store: ScheduleStore) -> str:
+    async def server_version(self, store: SQLiteStore) -> str:
         return sqlite3.sqlite_version
 
-    async def make_schema_newer(self, store: ScheduleStore) -> None:
-        assert isinstance(store, SQLiteStore)
+    async def make_schema_newer(self, store: SQLiteStore) -> None:
         with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
             connection.execute("INSERT INTO taskiq_sources_migrations (version, name) VALUES (9999, 'from the future')")
+
+
+class TestSQLiteSource(SourceConformance, StockLoopConformance):
+    backend = "sqlite"
+    make_source = pytest.fixture(lambda _self, tmp_path: functools.partial(SQLiteScheduleSource, tmp_path / "schedules.db"))

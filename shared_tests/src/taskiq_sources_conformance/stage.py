@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import taskiq
 from taskiq import TaskiqScheduler
 
 from taskiq_sources import ScheduleSource
@@ -47,3 +48,14 @@ class Stage:
     def scheduler(self, **options: Any) -> TaskiqScheduler:
         """Return a stock scheduler with a source of its own, made with `options`."""
         return TaskiqScheduler(self.broker, [self.another_source(**options)])
+
+
+def message_of(entry: taskiq.ScheduledTask) -> taskiq.TaskiqMessage:
+    """Return the message that taskiq would make of an entry."""
+    return taskiq.TaskiqMessage(
+        task_id=entry.task_id or "",
+        task_name=entry.task_name,
+        labels={**entry.labels, "schedule_id": entry.schedule_id},
+        args=entry.args,
+        kwargs=entry.kwargs,
+    )

@@ -19,7 +19,7 @@ from taskiq_sources import MergedScheduleSource, ScheduledTask, ScheduleOptions,
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.models import Run
 from taskiq_sources_conformance.base import Conformance
-from taskiq_sources_conformance.stage import MakeSource, Stage
+from taskiq_sources_conformance.stage import MakeSource, Stage, message_of
 from taskiq_sources_conformance.virtual import ForeignSource, RecordingBroker, VirtualTime, outage
 
 NOON = datetime(2030, 5, 14, 12, 0, 0, 500_000, tzinfo=timezone.utc)
@@ -87,7 +87,7 @@ class StockLoopConformance(Conformance):
         await stage.world.run_for(timedelta(seconds=6))
         await doomed.pre_send(entry)
         # Sent, but never settled: the window that no store can close.
-        await stage.broker.kick(stage.broker.formatter.dumps(_message(entry)))
+        await stage.broker.kick(stage.broker.formatter.dumps(message_of(entry)))
         await stage.world.start(stage.scheduler(), update_interval=timedelta(seconds=10))
 
         await stage.world.run_for(timedelta(seconds=60))
@@ -147,6 +147,19 @@ class StockLoopConformance(Conformance):
 
         assert len(stage.broker.messages) == 1
         assert stage.broker.messages[0].sent_at <= NOON + timedelta(hours=7, seconds=2)
+
+    async def test_an_interval_is_never_sent_early(self, stage: Stage) -> None:
+        """The loop starts an interval when it first sees it; an occurrence is sent when it is due all the same, not before."""
+        starts = NOON + timedelta(seconds=20.7)
+        options = ScheduleOptions(start_at=starts)
+        await stage.source.add_schedule(_task("interval", interval=3, schedule_options=options))
+        await stage.world.start(stage.scheduler())
+
+        await stage.world.run_for(timedelta(minutes=1))
+
+        lags = [run.recorded_at - run.scheduled_for for run in await _runs(stage.source)]
+        assert all(timedelta(0) <= lag <= LATENESS for lag in lags)
+        assert min(stage.broker.sent_at("interval")) >= starts
 
     # -- faults --------------------------------------------------------------------------------------------------------------
 
@@ -362,16 +375,6 @@ def _fields(schedule_id: str, **fields: Any) -> dict[str, Any]:
 
 def _task(schedule_id: str, **fields: Any) -> ScheduledTask:
     return ScheduledTask(**_fields(schedule_id, **fields))
-
-
-def _message(entry: taskiq.ScheduledTask) -> taskiq.TaskiqMessage:
-    return taskiq.TaskiqMessage(
-        task_id=entry.task_id or "",
-        task_name=entry.task_name,
-        labels={**entry.labels, "schedule_id": entry.schedule_id},
-        args=entry.args,
-        kwargs=entry.kwargs,
-    )
 
 
 async def _runs(source: ScheduleSource) -> list[Run]:

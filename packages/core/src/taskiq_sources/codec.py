@@ -14,11 +14,10 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 from taskiq.abc.serializer import TaskiqSerializer
@@ -40,18 +39,13 @@ _MAX_INTEGER_BITS = 14_284
 #: How deep arguments may be nested; far below what makes JSON libraries give up.
 _MAX_DEPTH = 100
 
-_KNOWN_FIELDS = frozenset({
-    "v", "task_name", "labels", "args", "kwargs", "task_id", "cron", "cron_offset", "timezone", "interval", "time", "options",
-    "manual_of", "payload", "serializer",
-})  # fmt: skip
 _NO_OPTIONS = ScheduleOptions()
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _duration = TypeAdapter(timedelta)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made for each send, and freezing doubles what that costs
 class Definition:
-    """What a document says: the fields of a `ScheduledTask`, checked, and what goes with them.
+    """What a document says: the fields of a `ScheduledTask`, checked, and what goes with them. Not to be changed.
 
     Attributes:
         schedule_id: The id it is stored under.
@@ -86,8 +80,8 @@ class Definition:
     options: ScheduleOptions = _NO_OPTIONS
     timezone: Zone = "UTC"
     manual_of: str | None = None
-    unknown: Mapping[str, Any] = _NOTHING
-    unknown_options: Mapping[str, Any] = _NOTHING
+    unknown: Mapping[str, Any] | None = None
+    unknown_options: Mapping[str, Any] | None = None
 
     @property
     def zone(self) -> Zone:
@@ -128,7 +122,7 @@ def encode(definition: Definition, serializer: TaskiqSerializer | None = None) -
     Raises:
         ScheduleValidationError: An argument or label cannot be stored, or the document is larger than 1 MiB.
     """
-    document: dict[str, Any] = {**definition.unknown, "v": VERSION, "task_name": definition.task_name}
+    document: dict[str, Any] = {**(definition.unknown or {}), "v": VERSION, "task_name": definition.task_name}
     _require_json(definition.labels, "labels", "labels are JSON values")
     document["labels"] = definition.labels
     if serializer is None:
@@ -145,7 +139,7 @@ def encode(definition: Definition, serializer: TaskiqSerializer | None = None) -
         "timezone": None if definition.timezone == "UTC" else _as_text(definition.timezone),
         "interval": _as_text(definition.interval),
         "time": None if definition.time is None else definition.time.isoformat().replace("+00:00", "Z"),
-        "options": {**definition.unknown_options, **_options_json(definition.options)} or None,
+        "options": {**(definition.unknown_options or {}), **_options_json(definition.options)} or None,
         "manual_of": definition.manual_of,
     }
     document |= {name: value for name, value in optional.items() if value is not None}
@@ -189,70 +183,66 @@ def _definition(
     serializer: TaskiqSerializer | None,
     owner: str | None,
 ) -> Definition:
-    payload = _load_payload(schedule_id, document, serializer) if "payload" in document else document
-    written = _checked(document, "options", dict) if "options" in document else None
-    definition = Definition(
-        schedule_id=schedule_id,
-        task_name=_checked(document, "task_name", str),
-        labels=_checked(document, "labels", dict),
-        args=_checked(payload, "args", list),
-        kwargs=_checked(payload, "kwargs", dict),
-        task_id=_optional(document, "task_id", str),
-        cron=_optional(document, "cron", str),
-        cron_offset=_read_zone(_optional(document, "cron_offset", str)),
-        interval=_read_interval(document.get("interval")),
-        time=_read_time(_optional(document, "time", str)),
-        owner=owner,
-        options=_NO_OPTIONS if written is None else ScheduleOptions(**_known_options(written)),
-        timezone=_read_zone(_optional(document, "timezone", str)) or "UTC",
-        manual_of=_optional(document, "manual_of", str),
-        unknown=_NOTHING if document.keys() <= _KNOWN_FIELDS else _without(document, _KNOWN_FIELDS),
-        unknown_options=_NOTHING if written is None else _without(written, ScheduleOptions.model_fields),
-    )
+    fields: dict[str, Any] = {"schedule_id": schedule_id, "owner": owner}
+    unknown: dict[str, Any] = {}
+    for name, value in document.items():
+        read = _READERS.get(name)
+        if read is None:
+            unknown[name] = value
+        elif value is not None:
+            fields[name] = read(name, value)
+    fields.pop("v", None)
+    if "payload" in fields:
+        fields |= _load_payload(schedule_id, fields.pop("payload"), fields.pop("serializer", None), serializer)
+    if "options" in fields:
+        written = fields.pop("options")
+        known = {name: value for name, value in written.items() if name in ScheduleOptions.model_fields}
+        fields["options"] = ScheduleOptions(**known)
+        fields["unknown_options"] = {name: value for name, value in written.items() if name not in known}
+    if unknown:
+        fields["unknown"] = unknown
+    definition = Definition(**fields)
     if definition.is_one_off and definition.time is None:
         raise ScheduleDecodeError(schedule_id, "it has no cron, interval or time")
     return definition
 
 
-_T = TypeVar("_T")
+def _text(name: str, value: Any) -> str:
+    return value if isinstance(value, str) else _refuse(name, value, "text")
 
 
-def _checked(document: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
-    value = document[name]
-    if isinstance(value, kind):
-        return value
-    msg = f"{name} is {shorten(value)}, not {kind.__name__}"
+def _number(name: str, value: Any) -> int:
+    return value if isinstance(value, int) else _refuse(name, value, "a number")
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    return value if isinstance(value, list) else _refuse(name, value, "a list")
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else _refuse(name, value, "an object")
+
+
+def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
+    msg = f"{name} is {shorten(value)}, not {wanted}"
     raise TypeError(msg)
 
 
-def _optional(document: Mapping[str, Any], name: str, kind: type[_T]) -> _T | None:
-    return None if document.get(name) is None else _checked(document, name, kind)
-
-
-def _read_interval(value: Any) -> int | timedelta | None:
-    """Read seconds or an ISO 8601 duration. That it is at least a second is for whoever evaluates it."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+def _interval(name: str, value: Any) -> int | timedelta:
+    """Read seconds or an ISO 8601 duration."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     interval = _duration_in(value) if isinstance(value, str) else None
     if interval is None or interval < timedelta(seconds=1):
-        msg = f"interval is {shorten(value)}, not a number of seconds or a duration of at least 1 s"
-        raise ValueError(msg)
+        _refuse(name, value, "a number of seconds or a duration of at least 1 s")
     return interval
 
 
-def _read_time(value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    moment = datetime.fromisoformat(value.replace("Z", "+00:00"))  # Python 3.10 does not read the suffix
+def _time(name: str, value: Any) -> datetime:
+    moment = datetime.fromisoformat(_text(name, value).replace("Z", "+00:00"))  # Python 3.10 does not read the suffix
+    if moment.tzinfo is UTC and not moment.microsecond:
+        return moment
     return floor_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
-
-
-def _known_options(written: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in written.items() if name in ScheduleOptions.model_fields}
-
-
-def _without(document: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in names}
 
 
 def _options_json(options: ScheduleOptions) -> dict[str, Any]:
@@ -270,14 +260,19 @@ def _dump_payload(definition: Definition, serializer: TaskiqSerializer) -> str:
         ) from error
 
 
-def _load_payload(schedule_id: str, document: Mapping[str, Any], serializer: TaskiqSerializer | None) -> dict[str, Any]:
+def _load_payload(
+    schedule_id: str,
+    encoded: str,
+    written_by: str | None,
+    serializer: TaskiqSerializer | None,
+) -> dict[str, Any]:
     if serializer is None:
         raise ScheduleDecodeError(
             schedule_id,
-            f"its arguments were written with the serializer {shorten(document.get('serializer'))}; give this source the same",
+            f"its arguments were written with the serializer {shorten(written_by)}; give this source the same",
         )
     try:
-        payload = serializer.loadb(base64.b64decode(document["payload"]))
+        payload = serializer.loadb(base64.b64decode(encoded))
         return {"args": list(payload["args"]), "kwargs": dict(payload["kwargs"])}  # some serializers know tuples only
     except Exception as error:  # as above
         raise ScheduleDecodeError(schedule_id, f"{type(serializer).__name__} cannot read its arguments: {error}") from error
@@ -288,12 +283,11 @@ def _as_text(value: str | int | timedelta | None) -> str | int | None:
     return _duration.dump_python(value, mode="json") if isinstance(value, timedelta) else value
 
 
-def _read_zone(value: str | None) -> Zone | None:
+def _zone(name: str, value: Any) -> Zone:
     """Read a time zone name or an ISO 8601 duration. Names were checked when written; a removed one fails on use."""
-    if value is None or (value[:1].isalpha() and value[:1] != "P"):
-        return value
-    offset = _duration_in(value)
-    return value if offset is None else offset
+    text = _text(name, value)
+    offset = None if text[:1].isalpha() and text[:1] != "P" else _duration_in(text)
+    return text if offset is None else offset
 
 
 def _duration_in(text: str) -> timedelta | None:
@@ -301,6 +295,26 @@ def _duration_in(text: str) -> timedelta | None:
         return _duration.validate_python(text)
     except ValidationError:
         return None
+
+
+#: How each field is read; what is not in here was written by a newer release.
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "v": _number,
+    "task_name": _text,
+    "labels": _mapping,
+    "args": _list,
+    "kwargs": _mapping,
+    "task_id": _text,
+    "cron": _text,
+    "cron_offset": _zone,
+    "timezone": _zone,
+    "interval": _interval,
+    "time": _time,
+    "options": _mapping,
+    "manual_of": _text,
+    "payload": _text,
+    "serializer": _text,
+}
 
 
 def _require_json(value: object, path: str, fix: str, depth: int = 0) -> None:

@@ -112,7 +112,10 @@ class StockLoop:
     async def pre_send(self, entry: taskiq.ScheduledTask) -> None:
         """Claim the occurrence that is due and fill `entry` with what is stored now, or cancel the send."""
         schedule_id = origin_of(entry)
-        dispatches = await self._desk.take(limit=1, ids=[schedule_id], early=EARLY)
+        # The loop starts an interval whenever it first sees it: that tick says nothing about when an occurrence is due.
+        says_when = isinstance(entry, OccurrenceEntry) or entry.cron is not None or entry.time is not None
+        early = EARLY if says_when else timedelta(0)
+        dispatches = await self._desk.take(limit=1, ids=[schedule_id], early=early)
         if not dispatches:
             if isinstance(entry, OccurrenceEntry):
                 await self._look_again(entry)
