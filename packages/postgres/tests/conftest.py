@@ -4,13 +4,75 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
 import pytest
 
 from taskiq_sources_conformance.servers import url_or_skip
+
+_PATIENCE = 10.0
+_POLL = 0.01
+
+
+@dataclass(frozen=True)
+class Place:
+    """A prefix in a database, and connections that can be told from those of other tests.
+
+    Attributes:
+        dsn: Connects under the prefix as ``application_name``.
+        prefix: The prefix of the tables, in the schema public.
+    """
+
+    dsn: str
+    prefix: str
+
+    async def execute(self, *statements: str) -> list[Any]:
+        """Run statements on a connection of their own, and return the rows of the last one."""
+        connection = await asyncpg.connect(self.dsn, server_settings={"application_name": "test"})
+        try:
+            rows: list[Any] = []
+            for statement in statements:
+                rows = await connection.fetch(statement)
+            return rows
+        finally:
+            await connection.close()
+
+    async def connections(self) -> list[str]:
+        """Return the states of the connections that are open."""
+        found = await self.execute(f"SELECT state FROM pg_stat_activity WHERE application_name = '{self.prefix}'")
+        return [row["state"] for row in found]
+
+    async def cut_connections(self) -> None:
+        """Have the server end all connections, and wait until it has."""
+        await self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{self.prefix}'")
+        await self.no_connections()
+
+    async def no_connections(self) -> None:
+        """Wait until the server has seen the end of all connections."""
+        for _ in range(int(_PATIENCE / _POLL)):
+            if not await self.connections():
+                return
+            await asyncio.sleep(_POLL)
+        pytest.fail(f"connections left open: {await self.connections()}")
+
+    async def remove(self) -> None:
+        """Prove that all connections are closed, and drop the tables."""
+        await self.no_connections()
+        await self.execute(f"DROP TABLE IF EXISTS {self.prefix}schedules, {self.prefix}runs")
+
+
+def new_place(url: str) -> Place:
+    """Return a place that nobody has used."""
+    prefix = f"t{secrets.token_hex(6)}_"
+    return Place(f"{url}{'&' if '?' in url else '?'}application_name={prefix}", prefix)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -19,20 +81,19 @@ def url() -> str:
 
 
 @pytest.fixture
-def prefix(url: str) -> Iterator[str]:
-    """A prefix of this test's own, in the schema public. Its tables are dropped in the end."""
-    prefix = f"t{secrets.token_hex(6)}_"
-    yield prefix
-    asyncio.run(execute(url, f"DROP TABLE IF EXISTS {prefix}schedules, {prefix}runs"))
+def place_at() -> Iterator[Callable[[str], Place]]:
+    """A function that returns a place of this test's own at a URL. In the end nothing may be connected to it any more."""
+    places: list[Place] = []
+
+    def make(url: str) -> Place:
+        places.append(new_place(url))
+        return places[-1]
+
+    yield make
+    for place in places:
+        asyncio.run(place.remove())
 
 
-async def execute(url: str, *statements: str) -> list[Any]:
-    """Run statements on a connection of their own, and return the rows of the last one."""
-    connection = await asyncpg.connect(url)
-    try:
-        rows: list[Any] = []
-        for statement in statements:
-            rows = await connection.fetch(statement)
-        return rows
-    finally:
-        await connection.close()
+@pytest.fixture
+def place(url: str, place_at: Callable[[str], Place]) -> Place:
+    return place_at(url)

@@ -58,10 +58,12 @@ async def migrate(connection: Connection, names: Names, statements: Statements, 
         where: How to name the database in errors.
 
     Raises:
+        BackendVersionError: The server is too old.
         SchemaVersionError: They were made by a newer release; nothing was changed.
         SourceConnectionError: They are not ours, or we may not make them.
         asyncpg.PostgresError: Something else is in the way.
     """
+    check_server_version(connection.get_server_version().major, where)
     if await _version(connection, names, statements, where) == len(migrations()):
         return
     # Whatever the server's default is: what others did while we waited for the lock has to be seen.

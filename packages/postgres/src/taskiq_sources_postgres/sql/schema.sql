@@ -4,10 +4,10 @@
 -- Claims write columns that no index knows, into the room that the fill factor leaves: so they touch one page a row (HOT).
 CREATE TABLE "{schema}"."{prefix}schedules" (
     id              text COLLATE "C" NOT NULL,
-    task_name       text NOT NULL,
+    task_name       text COLLATE "C" NOT NULL,
     document        text NOT NULL,
     timing          text NOT NULL,
-    owner           text,
+    owner           text COLLATE "C",
     scheduled_for   timestamptz(3),
     next_run_at     timestamptz(3),
     anchor          timestamptz(3) NOT NULL,
@@ -44,7 +44,7 @@ CREATE TABLE "{schema}"."{prefix}runs" (
     schedule_id   text COLLATE "C" NOT NULL,
     task_name     text NOT NULL,
     scheduled_for timestamptz(3) NOT NULL,
-    status        text NOT NULL,
+    status        text COLLATE "C" NOT NULL,
     recorded_at   timestamptz(3) NOT NULL,
     task_id       text,
     attempt       bigint NOT NULL,

@@ -1,0 +1,106 @@
+"""The tables as SQLAlchemy metadata, for those who make their tables with Alembic: ``taskiq-sources-postgres[alembic]``.
+
+::
+
+    # env.py
+    target_metadata = [app.metadata, taskiq_sources_postgres.alembic.metadata()]
+
+Whoever lets the source make its tables needs this too, if only so that ``--autogenerate`` does not want to drop them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, PrimaryKeyConstraint, Table, Text, func, text
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import TypeEngine
+
+from taskiq_sources_postgres.names import Names
+from taskiq_sources_postgres.statements import migrations
+
+
+def metadata(schema: str = "public", prefix: str = "taskiq_") -> MetaData:
+    """Return the tables of a `PostgresScheduleSource` with these arguments.
+
+    Args:
+        schema: As for the source. In any other than ``public``, Alembic's context needs ``include_schemas=True``, and the
+            schema has to exist.
+        prefix: As for the source.
+
+    Raises:
+        ScheduleValidationError: One of them is not a plain identifier.
+    """
+    Names(schema, prefix)
+    # Alembic takes the schema that is searched by default for one without a name.
+    tables = MetaData(schema=None if schema == "public" else schema)
+    _schedules(tables, prefix)
+    _runs(tables, prefix)
+    return tables
+
+
+def _schedules(tables: MetaData, prefix: str) -> None:
+    name = f"{prefix}schedules"
+    table = Table(
+        name,
+        tables,
+        _required("id", _key()),
+        _required("task_name", _key()),
+        _required("document", Text()),
+        _required("timing", Text()),
+        Column("owner", _key()),
+        Column("scheduled_for", _instant()),
+        Column("next_run_at", _instant()),
+        _required("anchor", _instant()),
+        *(_required(counter, BigInteger()) for counter in ("coalesced", "attempt", "run_count")),
+        *(_required(flag, Boolean()) for flag in ("paused", "quarantined")),
+        Column("last_error", Text()),
+        *(_required(counter, BigInteger()) for counter in ("revision", "timing_revision")),
+        *(_required(instant, _instant()) for instant in ("created_at", "updated_at")),
+        Column("claimant", Text()),
+        Column("lease_until", _instant()),
+        Column("token", Text()),
+        PrimaryKeyConstraint("id", name=f"{name}_pkey"),
+        postgresql_with={"fillfactor": 70},
+        comment=f"taskiq-sources schema {len(migrations())}",
+    )
+    columns = table.c
+    due = text("NOT paused AND NOT quarantined AND next_run_at IS NOT NULL")
+    Index(f"{name}_due", columns.next_run_at, columns.id, postgresql_where=due)
+    Index(f"{name}_held", columns.next_run_at, postgresql_where=text("paused OR quarantined"))
+    Index(f"{name}_paused", columns.id, postgresql_where=text("paused"))
+    Index(f"{name}_quarantined", columns.id, postgresql_where=text("quarantined"))
+    Index(f"{name}_of_owner", func.left(columns.owner, text("200")), columns.id, postgresql_where=text("owner IS NOT NULL"))
+    Index(f"{name}_of_task", func.left(columns.task_name, text("200")), columns.id)
+
+
+def _runs(tables: MetaData, prefix: str) -> None:
+    name = f"{prefix}runs"
+    table = Table(
+        name,
+        tables,
+        *(_required(key, _key()) for key in ("occurrence_id", "schedule_id")),
+        _required("task_name", Text()),
+        _required("scheduled_for", _instant()),
+        _required("status", _key()),
+        _required("recorded_at", _instant()),
+        Column("task_id", Text()),
+        *(_required(counter, BigInteger()) for counter in ("attempt", "coalesced")),
+        Column("claimant", Text()),
+        Column("error", Text()),
+        PrimaryKeyConstraint("occurrence_id", name=f"{name}_pkey"),
+    )
+    columns = table.c
+    Index(f"{name}_recorded", columns.recorded_at)
+    Index(f"{name}_of_schedule", columns.schedule_id, columns.recorded_at)
+    Index(f"{name}_of_status", columns.status, columns.recorded_at)
+
+
+def _required(name: str, kind: TypeEngine[object]) -> Column[object]:
+    return Column(name, kind, nullable=False)
+
+
+def _key() -> Text:
+    return Text(collation="C")
+
+
+def _instant() -> TIMESTAMP:
+    return TIMESTAMP(timezone=True, precision=3)
