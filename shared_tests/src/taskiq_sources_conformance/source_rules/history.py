@@ -101,6 +101,20 @@ class SourceHistoryRules:
 
         assert [row.scheduled_for for row in await rows(source)] == [NOW + k * HOUR for k in (9, 8, 7)]
 
+    async def test_history_is_cut_now_and_then(self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any) -> None:
+        """The history is cut every ten minutes, not with each send. (Look at `_prune_now_and_then`.)"""
+        cuts, prune = [], source.store.prune_runs
+
+        async def counted(**limits: Any) -> int:
+            cuts.append(await clock.now())
+            return await prune(**limits)
+
+        monkeypatch.setattr(source.store, "prune_runs", counted)
+        await add(source, interval=60)
+        await play(source, clock, NOW + 25 * MINUTE)
+
+        assert cuts == [NOW, NOW + 10 * MINUTE, NOW + 20 * MINUTE]
+
     async def test_history_can_be_left_early(self, source: ScheduleSource) -> None:
         """Reading may stop anywhere, and goes on from the start next time. (Look at cursors that stay open.)"""
         await source.add_schedules([scheduled(str(number)) for number in range(3)])

@@ -141,6 +141,15 @@ class RetryRules:
         assert (second.task_id, second.claim.schedule.attempt) == (first.task_id, 1)
         assert await rows(source) == []
 
+    async def test_what_was_collapsed_and_given_back_is_counted_on(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """A collapsed claim that is given back collapses further, and counts all. (Look at `coalesced` in `settle`.)"""
+        await add(source, interval=60)
+        clock.advance(3 * MINUTE)
+        await source.desk.settle([released(await take_one(source))])
+        clock.advance(2 * MINUTE)
+
+        assert [(one.scheduled_for, one.coalesced) for one in await send_due(source)] == [(NOW + 5 * MINUTE, 6)]
+
     # -- crashes -------------------------------------------------------------------------------------------------------------
 
     async def test_nobody_sends_what_is_leased(self, source: ScheduleSource, clock: ManualClock, open_source: Any) -> None:
