@@ -1,0 +1,14 @@
+-- Deletes schedules; their history stays. ARGV: channel, ids... Returns the ids that existed.
+redis.call("PUBLISH", ARGV[1], "") -- first: who may not publish learns of it before anything is written
+local ids = {}
+for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
+
+local existing = {}
+for i, record in ipairs(values_of(STATE, ids)) do
+  if record then
+    existing[#existing + 1] = ids[i]
+    drop(ids[i], decode(record))
+  end
+end
+flush()
+return existing
