@@ -110,9 +110,14 @@ class ConcurrencyRules:
         for thread in threads:
             thread.join(TIMEOUT * 3)
 
+        async def collect_the_rest() -> None:
+            await first.open()
+            taken.extend(await claimable(first))  # what concurrent claims have stepped over
+            await first.close()
+
+        asyncio.run(collect_the_rest())
         assert errors == []
-        # A claim that steps over what others are taking may find nothing while something is left: duplicates are the defect.
-        assert max(Counter(taken).values()) == 1
+        assert Counter(taken) == {f"{number:03}": 1 for number in range(SCHEDULES)}
 
     # -- settles, renewals, edits ----------------------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class PayloadRules:
         assert await store.put([schedule(schedule_id)]) == {schedule_id}
         claim = await take_one(store, schedule_id)
         assert await store.renew([claim], until=at(60)) == {schedule_id}
-        row = run(f"{schedule_id}@1"[-255:], schedule_id=schedule_id)
+        row = run(f"{schedule_id}@2035-06-15T12:00:00.123Z", schedule_id=schedule_id)
         assert await store.settle([outcome(claim, runs=(row,))]) == frozenset()
         assert await store.runs(RunQuery(schedule_id=schedule_id), limit=10) == [row]
         assert await claimable(store, at(3600)) == [schedule_id]
