@@ -94,6 +94,14 @@ def place_at() -> Iterator[Callable[[str], Place]]:
         asyncio.run(place.remove())
 
 
+@pytest.fixture(scope="module")
+def module_place(url: str) -> Iterator[Place]:
+    """A place for all tests of a module."""
+    place = new_place(url)
+    yield place
+    asyncio.run(place.remove())
+
+
 @pytest.fixture
 def place(url: str, place_at: Callable[[str], Place]) -> Place:
     return place_at(url)

@@ -1,0 +1,200 @@
+"""Cost: every look-up goes through an index, whatever plan PostgreSQL settles on, and claims stay on their page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from taskiq_sources.models import RunQuery, ScheduleQuery
+from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
+from taskiq_sources_postgres import PostgresStore, rows
+
+pytestmark = pytest.mark.anyio
+
+_STORED = 20_000
+_SETTLED = 20  # and so not due any more
+_IN_FLIGHT = 300
+
+_IDS = {"ids": ["000007", "012345"]}
+_LEASE = {"now": NOW, "horizon": NOW, "claimant": "me", "lease_until": NOW + LEASE, "limit": 50}
+_PAGE = {"after": "010000", "task_name": "tasks:7", "owner": "team-7", "due_before": at(-1, ms=7), "limit": 20}
+_RUNS = {
+    "schedule_id": "000007",
+    "status": "failed",
+    "since": at(-5),
+    "until": at(-1),
+    "after_recorded_at": at(-5),
+    "after_occurrence_id": "x",
+    "limit": 20,
+}
+_STATEMENTS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    ("get", _IDS, ()),
+    ("delete", _IDS, ()),
+    ("claim", _LEASE, ()),
+    ("claim_ids", {**_LEASE, **_IDS}, ()),
+    ("next_due", {"now": NOW, "window": 1}, ()),
+    ("next_due", {"now": NOW, "window": 500}, ()),
+    ("page", _PAGE, ()),
+    ("page", _PAGE, ("after",)),
+    ("page", _PAGE, ("task_name",)),
+    ("page", _PAGE, ("after", "task_name")),
+    ("page", _PAGE, ("after", "owner")),
+    ("page", _PAGE, ("due_before",)),
+    ("page", _PAGE, ("after", "paused")),
+    ("page", _PAGE, ("after", "quarantined")),
+    ("page", _PAGE, ("after", "not_paused", "not_quarantined")),
+    ("runs", _RUNS, ()),
+    ("runs", _RUNS, ("after",)),
+    ("runs", _RUNS, ("schedule_id", "after")),
+    ("runs", _RUNS, ("status",)),
+    ("runs", _RUNS, ("status", "after")),
+    ("runs", _RUNS, ("since", "until")),
+    ("prune", {"before": at(-19_990), "batch": 100}, ("before",)),
+    ("prune", {"recorded_at": at(-19_990), "occurrence_id": "x", "batch": 100}, ("surplus",)),
+]
+
+
+@pytest.fixture(scope="module")
+async def store(url: str, anyio_backend: str, module_place: Any) -> AsyncIterator[PostgresStore]:
+    """A store with many schedules, of which some are in flight, and a long history."""
+    store = PostgresStore(module_place.dsn, prefix=module_place.prefix, max_connections=1)
+    await store.open()
+    for number in range(0, _STORED, 5_000):
+        await store.put([_schedule(number + offset) for offset in range(5_000)])
+    claims = await take(store, limit=_SETTLED)
+    for number in range(0, _STORED, 1_000):
+        recorded = [
+            run(
+                f"{number + n:06}@1",
+                schedule_id=f"{number + n:06}",
+                status="failed" if n % 100 == 0 else "sent",
+                recorded_at=at(-number - n),
+            )
+            for n in range(1_000)
+        ]
+        await store.settle([outcome(claims[number // 1_000], runs=tuple(recorded))])
+    await take(store, limit=_IN_FLIGHT)
+    for table in ("schedules", "runs"):
+        await module_place.execute(f"VACUUM ANALYZE {module_place.prefix}{table}")
+    yield store
+    await store.close()
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize(("name", "values", "conditions"), _STATEMENTS, ids=lambda value: str(value) if isinstance(value, str) else "")
+async def test_no_look_up_reads_a_whole_table(
+    store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]
+) -> None:
+    """Few rows are touched by any step of the plan, with the values known to the planner or not."""
+    plan = await _explain(store, mode, name, values, conditions)
+
+    assert _scans(plan) == []
+    assert max(_touched(plan)) <= 4 * _IN_FLIGHT
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_settles_and_renewals_look_up_what_they_are_given(store: PostgresStore, mode: str) -> None:
+    claims = await take(store, limit=100)
+    outcomes = [outcome(claim, finished=n % 2 == 0, runs=(run(f"{n}"),)) for n, claim in enumerate(claims)]
+    for name, values in {
+        "settle": rows.outcome_columns(outcomes),
+        "renew": {**rows.lease_columns(claims), "until": NOW},
+        "put": {**rows.schedule_columns([claim.schedule for claim in claims]), "replace": True},
+    }.items():
+        plan = await _explain(store, mode, name, values, ())
+
+        assert _scans(plan) == [], name
+        assert max(_touched(plan)) <= 4 * _IN_FLIGHT, name
+    assert await store.settle([outcome(claim, next_run_at=claim.schedule.next_run_at) for claim in claims]) == frozenset()
+
+
+async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
+    """Claims are heap-only updates as long as pages have room, as they have for any but the neighbours of a whole page."""
+
+    async def updates(connection: Any) -> tuple[int, int]:
+        table = f"'{store._names.prefix}schedules'::regclass"
+        row = await connection.fetchrow(
+            f"SELECT pg_stat_get_xact_tuples_updated({table}), pg_stat_get_xact_tuples_hot_updated({table})"
+        )
+        return row[0], row[1]
+
+    async def claim_and_count(connection: Any) -> tuple[int, int]:
+        sql, arguments = store._statements.bind("claim_ids", {**_LEASE, "ids": scattered, "limit": 200})
+        async with connection.transaction():
+            before = await updates(connection)
+            await connection.fetch(sql, *arguments)
+            after = await updates(connection)
+            await connection.execute(f"UPDATE {store._names.prefix}schedules SET lease_until = NULL WHERE id = ANY ($1)", scattered)
+        return after[0] - before[0], after[1] - before[1]
+
+    scattered = [f"{number:06}" for number in range(5_000, 15_000, 50)]
+    updated, hot = await store._opened().call(claim_and_count)
+
+    assert (updated, hot) == (200, 200)
+
+
+async def test_next_due_looks_past_what_is_in_flight(store: PostgresStore) -> None:
+    """However many leases run, the earliest free schedule is found, and the end of a lease where there is none."""
+    in_flight = len([one for one in await store.page(ScheduleQuery(), limit=_STORED) if one.lease_until])
+    assert await store.next_due(NOW) == at(-1, ms=_schedule_ms(_SETTLED + in_flight))
+    taken = await take(store, limit=_STORED)
+    assert await store.next_due(NOW) == NOW + LEASE
+    await store.settle([outcome(claim, next_run_at=claim.schedule.next_run_at) for claim in taken])
+
+
+async def test_pages_and_runs_of_a_full_store_are_right(store: PostgresStore) -> None:
+    """What the indexes find is what there is."""
+    found = await store.page(ScheduleQuery(task_name="tasks:7"), limit=_STORED)
+    assert [one.id for one in found] == [f"{number:06}" for number in range(7, _STORED, 100)]
+    due = await store.page(ScheduleQuery(due_before=at(-1, ms=1), paused=False), limit=_STORED)
+    assert {one.next_run_at for one in due} == {at(-1)}
+    assert len(await store.runs(RunQuery(status="failed"), limit=_STORED)) == _STORED // 100
+
+
+def _schedule_ms(number: int) -> int:
+    return number // 100
+
+
+def _schedule(number: int) -> Any:
+    return schedule(
+        f"{number:06}",
+        task_name=f"tasks:{number % 100}",
+        owner=f"team-{number % 50}" if number % 3 == 0 else None,
+        next_run_at=at(-1, ms=_schedule_ms(number)),
+        paused=number % 500 == 499,
+        document="x" * 300,
+    )
+
+
+async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> dict[str, Any]:
+    """Run a statement, undo it, and return its plan with the number of rows of each step."""
+    sql, arguments = store._statements.bind(name, {"channel": "test", **values}, conditions)
+
+    async def work(connection: Any) -> dict[str, Any]:
+        transaction = connection.transaction()
+        await transaction.start()
+        try:
+            await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+            found = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql.rstrip(';')}", *arguments)
+        finally:
+            await transaction.rollback()
+        plan: dict[str, Any] = json.loads(found)[0]["Plan"]
+        return plan
+
+    return await store._opened().call(work)
+
+
+def _steps(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *(step for child in plan.get("Plans", []) for step in _steps(child))]
+
+
+def _scans(plan: dict[str, Any]) -> list[str]:
+    return [step["Relation Name"] for step in _steps(plan) if step["Node Type"] == "Seq Scan"]
+
+
+def _touched(plan: dict[str, Any]) -> list[int]:
+    removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+    return [(step["Actual Rows"] + sum(step.get(name, 0) for name in removed)) * step["Actual Loops"] for step in _steps(plan)]
