@@ -18,6 +18,7 @@ from taskiq_sources_conformance.source_build import (
     nominal,
     play,
     rows,
+    send_due,
     state,
     take,
     take_one,
@@ -114,6 +115,18 @@ class IdentityRules:
         due = {(await add(source, str(number), cron="0 * * * *", schedule_options=options)).next_run_at for number in range(20)}
 
         assert len(due) > 15
+
+    async def test_what_its_jitter_still_holds_back_is_not_late(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """Late occurrences collapse into the latest that is due, jitter considered. (Look at `_latest_due`.)"""
+        fields: dict[str, Any] = {"interval": 3600, "schedule_options": ScheduleOptions(jitter=timedelta(minutes=50))}
+        await add(source, **fields)
+        delayed = {dispatch.scheduled_for: dispatch.claim.claimed_at for dispatch in await play(source, clock, NOW + 5 * HOUR)}
+        await source.delete_schedule("a")
+        clock.set(NOW)
+        await add(source, **fields)  # with the same phase, so with the same delays
+        clock.set(delayed[NOW + 3 * HOUR] - timedelta(milliseconds=1))
+
+        assert [(one.scheduled_for, one.coalesced) for one in await send_due(source)] == [(NOW + 2 * HOUR, 3)]
 
     async def test_jitter_never_reaches_the_next_occurrence(self, source: ScheduleSource, clock: ManualClock) -> None:
         """Jitter longer than the period is cut to it: all occurrences are sent, in order. (Look at `jittered`.)"""
