@@ -22,11 +22,14 @@ nox.options.sessions = ["lint", "typing", "tests"]
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 TASKIQ = ["0.12.2", "0.12.6", "0.13.0"]
 
-#: Tests that start real processes take seconds. Outside of CI they run in these combinations only; no version is left out.
-PROCESS_TESTS = {("3.10", "0.12.2"), ("3.11", "0.12.6"), ("3.12", "0.13.0"), ("3.13", "0.13.0")}
+#: Each Python and each taskiq is in one of these at least: what is costly, and needs no more than that, runs in these combinations.
+DIAGONAL = {("3.10", "0.12.2"), ("3.11", "0.12.6"), ("3.12", "0.13.0"), ("3.13", "0.13.0")}
 
-#: Tests wait more than they compute, so a few more workers than a small machine has cores.
-WORKERS = "4"
+#: Tests of code that does not know taskiq.
+WITHOUT_TASKIQ = ["packages/core/tests/triggers", "shared_tests/tests"]
+
+#: Tests wait more than they compute, so a few more workers than a small machine has cores. What shares a fixture shares a worker.
+PYTEST = ["pytest", "-n", "4", "--dist", "loadscope"]
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -76,8 +79,11 @@ def typing(session: nox.Session) -> None:
 def tests(session: nox.Session, taskiq: str) -> None:
     """All tests of all distributions. Arguments go to pytest."""
     session.install(*editable(*DISTRIBUTIONS), *group("test"), f"taskiq=={taskiq}")
-    everything = IN_CI or (session.python, taskiq) in PROCESS_TESTS
-    session.run("pytest", "-n", WORKERS, *([] if everything else ["-m", "not process"]), *session.posargs)
+    less = []
+    if (session.python, taskiq) not in DIAGONAL and not session.posargs:
+        less += [f"--ignore={path}" for path in WITHOUT_TASKIQ]
+        less += [] if IN_CI else ["-m", "not process"]
+    session.run(*PYTEST, *less, *session.posargs)
 
 
 # -- on request ------------------------------------------------------------------------------------------------------------------
@@ -87,7 +93,7 @@ def tests(session: nox.Session, taskiq: str) -> None:
 def conformance(session: nox.Session) -> None:
     """The conformance suite, for one backend alone: nox -s conformance -- --backend sqlite."""
     session.install(*editable(*DISTRIBUTIONS), *group("test"))
-    session.run("pytest", "-n", WORKERS, *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session(python="3.10", reuse_venv=False)
@@ -95,7 +101,7 @@ def min_versions(session: nox.Session) -> None:
     """All tests with the lowest version of every direct dependency, on the lowest Python."""
     lowest = [pin for folder in DISTRIBUTIONS for pin in lowest_versions(folder)]
     session.install(*editable(*DISTRIBUTIONS), *group("test"), *lowest)
-    session.run("pytest", "-n", WORKERS, *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session
