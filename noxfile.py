@@ -10,7 +10,9 @@ import os
 import shutil
 import tarfile
 import zipfile
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import nox
 from packaging.requirements import Requirement
@@ -22,7 +24,7 @@ nox.options.sessions = ["lint", "typing", "tests"]
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 TASKIQ = ["0.12.2", "0.12.6", "0.13.0"]
 
-#: Each Python and each taskiq is in one of these at least: what is costly, and needs no more than that, runs in these combinations.
+#: Each Python and each taskiq is in at least one of these. What is costly, and needs no more than that, runs in these only.
 DIAGONAL = {("3.10", "0.12.2"), ("3.11", "0.12.6"), ("3.12", "0.13.0"), ("3.13", "0.13.0")}
 
 #: Tests of code that does not know taskiq.
@@ -167,21 +169,36 @@ def group(name: str) -> list[str]:
 
 
 def editable(*folders: Path) -> list[str]:
-    """Return the arguments that install the distributions in `folders` from where they are."""
-    return [argument for folder in folders for argument in ("-e", str(folder))]
+    """Return the arguments that install the distributions in `folders` from where they are, with what is optional in them."""
+    arguments = []
+    for folder in folders:
+        extras = ",".join(sorted(optional_dependencies(folder)))
+        arguments += ["-e", f"{folder}[{extras}]" if extras else f"{folder}"]
+    return arguments
 
 
 def lowest_versions(folder: Path) -> list[str]:
     """Return a pin to the lower bound of each dependency of the distribution in `folder`, siblings left out."""
-    hook = nox.project.load_toml(folder / "pyproject.toml")["tool"]["hatch"]["metadata"]["hooks"]["custom"]
-    requirements = [Requirement(text.replace("{version}", VERSION)) for text in hook["dependencies"]]
-    bounds = [
-        (requirement.name, specifier.version)
+    texts = [*build_metadata(folder)["dependencies"], *chain.from_iterable(optional_dependencies(folder).values())]
+    requirements = [Requirement(text) for text in texts if "{version}" not in text]
+    return [
+        f"{requirement.name}=={specifier.version}"
         for requirement in requirements
         for specifier in requirement.specifier
         if specifier.operator == ">="
     ]
-    return [f"{name}=={version}" for name, version in bounds]
+
+
+def optional_dependencies(folder: Path) -> dict[str, list[str]]:
+    """Return the extras of the distribution in `folder`, but for those that stand for siblings."""
+    extras = build_metadata(folder).get("optional-dependencies", {})
+    return {extra: texts for extra, texts in extras.items() if not any("{version}" in text for text in texts)}
+
+
+def build_metadata(folder: Path) -> dict[str, Any]:
+    """Return what hatch_build.py makes the metadata of the distribution in `folder` from."""
+    metadata: dict[str, Any] = nox.project.load_toml(folder / "pyproject.toml")["tool"]["hatch"]["metadata"]["hooks"]["custom"]
+    return metadata
 
 
 # -- what is checked -------------------------------------------------------------------------------------------------------------
