@@ -44,7 +44,7 @@ def make_client(url: str, timeout: timedelta, options: Mapping[str, Any]) -> Cli
     """
     seconds = timeout.total_seconds()
     waiting = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
-    settings = {**waiting, "socket_keepalive": True, "retry": Retry(NoBackoff(), 0), **options}
+    settings = {**waiting, "retry": Retry(NoBackoff(), 0), **options}
     try:
         parts = urlsplit(url)
         if parts.scheme == "redis+sentinel":

@@ -45,7 +45,8 @@ local function values_of(hash, fields)
   return values
 end
 
--- Writes are collected, so that a batch is a few commands. What is taken away goes before what is put there.
+-- Writes are collected, so that a batch is a few commands. What is taken away goes before what is put there: so a member can move
+-- within a set, and claims and settles work when the memory is full, because Redis refuses a script for that at its first write only.
 local WRITES = { "ZREM", "HDEL", "HSET", "ZADD" }
 local collected = { ZREM = {}, HDEL = {}, HSET = {}, ZADD = {} }
 
