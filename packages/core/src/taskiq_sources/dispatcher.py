@@ -135,6 +135,9 @@ class Dispatcher:
             await self._drain()
         finally:
             await end([feeder, *helpers, *self._workers])
+            self._queue.clear()  # should it be run again: whatever is left would else be renewed for ever and never sent
+            self._results.clear()
+            self.ledger.clear()
 
     # -- claiming ------------------------------------------------------------------------------------------------------------
 
@@ -160,12 +163,13 @@ class Dispatcher:
         room = self._room()
         if room <= 0:
             return min(poll, self.breaker.remaining or poll)
+        asked = asyncio.get_running_loop().time()
         taken = await self._desk.take(limit=room)
         now = await self._clock.now()
         if taken:
             self.last_claim_at = now
             self.metrics.claimed(len(taken))
-            self._enqueue(taken)
+            self._enqueue(taken, asked + self._desk.lease.total_seconds())
         if len(taken) == room and self._room() > 0:
             return 0
         self.next_due = await self._store.next_due(now)
@@ -190,8 +194,8 @@ class Dispatcher:
         unsettled = len(self._results)
         return max(0, self._batch - len(self._queue)) if unsettled < 2 * self._settings.batch_size else 0
 
-    def _enqueue(self, taken: list[Dispatch]) -> None:
-        self._queue.extend(self.ledger.add(dispatch) for dispatch in taken)
+    def _enqueue(self, taken: list[Dispatch], lease_ends: float) -> None:
+        self._queue.extend(self.ledger.add(dispatch, lease_ends) for dispatch in taken)
         for _ in range(min(len(self._queue), self._settings.max_concurrent_sends - len(self._workers))):
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
@@ -209,7 +213,12 @@ class Dispatcher:
             if held.lost:
                 self.ledger.remove(held)
                 continue
-            await self._send_one(held, worker, loop.time())
+            now = loop.time()
+            if now >= held.lease_ends:  # this process was suspended, or cannot renew: somebody else may be sending it
+                self._results.append(held)
+                self._results_wait.set()
+                continue
+            await self._send_one(held, worker, now)
             if loop.time() > pause_at:
                 await asyncio.sleep(0)
                 pause_at = loop.time() + _SLICE
@@ -325,6 +334,7 @@ class Dispatcher:
             held = [item for item in self.ledger if not item.lost]
             for start in range(0, len(held), self._settings.batch_size):
                 batch = held[start : start + self._settings.batch_size]
+                asked = asyncio.get_running_loop().time()
                 try:
                     until = await self._clock.now() + self._desk.lease
                     ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
@@ -332,6 +342,7 @@ class Dispatcher:
                     self._store_failed(error)
                     break
                 for item in batch:
+                    item.lease_ends = asked + self._desk.lease.total_seconds()
                     if item.dispatch.claim.schedule.id not in ours and item in self.ledger:
                         item.lost = True
                         self.metrics.lost(1)

@@ -13,6 +13,7 @@ class Held:
 
     Attributes:
         dispatch: What is to be sent.
+        lease_ends: Until when nobody else takes it, on the event loop's clock.
         worker: Who is sending it just now.
         started: When its send began, on the event loop's clock; 0 if it never did.
         duration: How long the send took, in seconds.
@@ -23,10 +24,22 @@ class Held:
         lost: Whether the lease was lost; the result is dropped then.
     """
 
-    __slots__ = ("cancelled", "dispatch", "duration", "error", "lost", "quarantined", "started", "timed_out", "worker")
+    __slots__ = (
+        "cancelled",
+        "dispatch",
+        "duration",
+        "error",
+        "lease_ends",
+        "lost",
+        "quarantined",
+        "started",
+        "timed_out",
+        "worker",
+    )
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, lease_ends: float) -> None:
         self.dispatch = dispatch
+        self.lease_ends = lease_ends
         self.worker: asyncio.Task[None] | None = None
         self.started = 0.0
         self.duration = 0.0
@@ -56,9 +69,9 @@ class Ledger:
     def __contains__(self, held: Held) -> bool:
         return self._held.get(_key(held)) is held
 
-    def add(self, dispatch: Dispatch) -> Held:
+    def add(self, dispatch: Dispatch, lease_ends: float) -> Held:
         """Hold a claim from now on."""
-        held = Held(dispatch)
+        held = Held(dispatch, lease_ends)
         self._held[_key(held)] = held
         self.busy.set()
         return held
@@ -68,6 +81,11 @@ class Ledger:
         self._held.pop(_key(held), None)
         if not self._held:
             self.busy.clear()
+
+    def clear(self) -> None:
+        """Hold nothing any longer."""
+        self._held.clear()
+        self.busy.clear()
 
     def running(self) -> list[Held]:
         """Return what is being sent just now."""
