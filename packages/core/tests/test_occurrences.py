@@ -161,6 +161,16 @@ def test_grace_ends_retries_too() -> None:
     assert [(run.status, run.error) for run in plan.settle_first.runs] == [("missed", "ConnectionError: no broker")]
 
 
+def test_what_was_lost_in_a_crash_and_is_too_late_now_is_unknown() -> None:
+    """After a crash nobody knows whether the broker had the message: the history does not call it missed."""
+    claim, definition = _claimed(time=START, misfire_grace=10 * MINUTE, attempt=2)
+
+    plan = occurrences.plan(claim, definition, START + 11 * MINUTE)
+
+    assert plan.settle_first is not None
+    assert [(run.status, run.task_id is None) for run in plan.settle_first.runs] == [("unknown", False)]
+
+
 def test_jitter_does_not_count_as_lateness() -> None:
     """Grace is measured from when the occurrence was due, its jitter included."""
     claim, definition = _claimed(interval=3600, jitter=30 * MINUTE, misfire_grace=MINUTE)

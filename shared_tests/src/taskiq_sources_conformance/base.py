@@ -95,7 +95,8 @@ Conformance._rules = _rules_of(Conformance)
 
 def _weakened(cls: type[Conformance]) -> list[str]:
     problems = []
-    for name, rule in cls._rules.items():
+    rules = {name: rule for suite in cls.__mro__ for name, rule in vars(suite).get("_rules", {}).items()}
+    for name, rule in rules.items():
         current = inspect.getattr_static(cls, name, None)
         where = f"{cls.__qualname__}.{name}"
         if current is not rule and override_reason(current) is None:

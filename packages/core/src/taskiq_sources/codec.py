@@ -122,7 +122,7 @@ def encode(definition: Definition, serializer: TaskiqSerializer | None = None) -
     Raises:
         ScheduleValidationError: An argument or label cannot be stored, or the document is larger than 1 MiB.
     """
-    document: dict[str, Any] = {**(definition.unknown or {}), "v": VERSION, "task_name": definition.task_name}
+    document: dict[str, Any] = {"v": VERSION, **(definition.unknown or {}), "task_name": definition.task_name}
     _require_json(definition.labels, "labels", "labels are JSON values")
     document["labels"] = definition.labels
     if serializer is None:
@@ -191,7 +191,8 @@ def _definition(
             unknown[name] = value
         elif value is not None:
             fields[name] = read(name, value)
-    fields.pop("v", None)
+    if fields.pop("v", VERSION) > VERSION:
+        unknown["v"] = document["v"]  # an edit by this release does not make it an old document
     if "payload" in fields:
         fields |= _load_payload(schedule_id, fields.pop("payload"), fields.pop("serializer", None), serializer)
     if "options" in fields:

@@ -39,8 +39,10 @@ def resumed(stored: StoredSchedule, definition: Definition, now: datetime, *, ca
         return changes
     timetable = definitions.timetable_of(definition, stored.anchor)
     following = timetable.next_after(now - MILLISECOND)
-    if following is None:
+    if following is None and definition.is_one_off:
         return changes
+    if following is None:  # its window closed during the pause
+        return replace(changes, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
     due = definitions.due_at(definition, timetable, following)
     return replace(changes, scheduled_for=following, next_run_at=due, coalesced=1, attempt=0, last_error=None)
 
@@ -91,6 +93,7 @@ def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, de
         time=now,
         task_id=None,
         options=options,
+        owner=None,  # whoever prunes what they declared must not prune a run that somebody asked for
         manual_of=definition.manual_of or stored.id,
     )
     return definitions.store_form(manual, now, defaults)

@@ -12,8 +12,9 @@ from enum import Enum
 from typing import Final, Literal, TypeAlias
 
 #: What became of an occurrence. ``sent``: the broker took it. ``failed``: the broker did not take it (it is tried again unless
-#: the schedule says otherwise). ``missed``: not sent, by the misfire policy. ``unknown``: an ``at_most_once`` occurrence whose
-#: scheduler died while sending; it may or may not have been sent and is never sent again.
+#: the schedule says otherwise). ``missed``: not sent, by the misfire policy. ``unknown``: its scheduler died while sending, and
+#: it is not sent again, because delivery is ``at_most_once`` or because it is later than its grace; nobody knows whether it went
+#: out.
 RunStatus: TypeAlias = Literal["sent", "failed", "missed", "unknown"]
 
 

@@ -217,7 +217,9 @@ def _plan_as_it_stands(claim: Claim, definition: Definition, pending: datetime, 
         run = dispatch.run("unknown", now, "the scheduler that claimed it did not come back; it may or may not have been sent")
         return Plan(settle_first=_moved_on(claim, definition, pending, run))
     if _is_too_late(claim, definition, pending, now):
-        run = dispatch.run("missed", now, claim.schedule.last_error)
+        # Without an error the last claim was lost in a crash, perhaps after the broker had the message.
+        crashed = claim.schedule.attempt > 1 and claim.schedule.last_error is None
+        run = dispatch.run("unknown" if crashed else "missed", now, claim.schedule.last_error)
         return Plan(settle_first=_moved_on(claim, definition, pending, run))
     return Plan(dispatch=dispatch)
 

@@ -62,6 +62,18 @@ class PausingRules:
         assert nominal(await play(source, clock, following)) == [following]
         assert [row.coalesced for row in await rows(source)] == [1]
 
+    async def test_a_window_that_closed_during_the_pause_leaves_nothing_to_send(
+        self, source: ScheduleSource, clock: ManualClock
+    ) -> None:
+        """Resumed after its ``end_at``, a schedule has nothing pending any more. (Look at `edits.resumed`.)"""
+        await add(source, cron="0 * * * *", schedule_options=ScheduleOptions(end_at=NOW + 3 * HOUR))
+        await source.pause("a")
+        clock.advance(DAY)
+        info = await source.resume("a")
+
+        assert (info.state.paused, info.state.next_run_at) == (False, None)
+        assert await take(source) == []
+
     async def test_resume_at_the_instant_of_an_occurrence(self, source: ScheduleSource, clock: ManualClock) -> None:
         """An occurrence right at the resumption is not part of the pause. (Look at `edits.resumed`.)"""
         await add(source, interval=60)
