@@ -222,6 +222,8 @@ class Dispatcher:
             if loop.time() > pause_at:
                 await asyncio.sleep(0)
                 pause_at = loop.time() + _SLICE
+        if worker is not None:
+            self._workers.discard(worker)  # at once: what is queued before its callback runs needs a worker
 
     async def _send_one(self, held: Held, worker: asyncio.Task[None] | None, started: float) -> None:
         held.worker, held.started = worker, started
