@@ -345,7 +345,7 @@ class Dispatcher:
                     break
                 for item in batch:
                     item.lease_ends = asked + self._desk.lease.total_seconds()
-                    if item.dispatch.claim.schedule.id not in ours and item in self.ledger:
+                    if item.dispatch.claim.schedule.id not in ours and item in self.ledger and not item.is_over:
                         item.lost = True
                         self.metrics.lost(1)
                         logger.warning("The lease of schedule %r was lost; its result is dropped.", item.dispatch.schedule_id)

@@ -49,6 +49,11 @@ class Held:
         self.quarantined = False
         self.lost = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its send has ended: it may be settled by now, so a lease that is gone does not mean that it was lost."""
+        return self.started > 0 and self.worker is None
+
 
 class Ledger:
     """All that is held, by claim. A schedule may be in here twice: once under a lost claim, once under a new one."""
