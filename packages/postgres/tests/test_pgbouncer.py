@@ -125,10 +125,13 @@ async def test_an_unannounced_pgbouncer_is_named(bouncer: str, place: Any) -> No
     """Prepared statements that got lost between two connections are explained, with the option that helps."""
     store = PostgresStore(bouncer, prefix=place.prefix)
 
-    with pytest.raises(SourceConnectionError, match="pgbouncer=True"):
+    async def work() -> None:
         await store.open()
         for _ in range(50):
             await asyncio.gather(*(store.get([str(number)]) for number in range(8)))
+
+    with pytest.raises(SourceConnectionError, match="pgbouncer=True"):
+        await work()
     await store.close()
 
 

@@ -84,7 +84,9 @@ async def store(url: str, anyio_backend: str, module_place: Any) -> AsyncIterato
 
 
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize(("name", "values", "conditions"), _STATEMENTS, ids=lambda value: str(value) if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "values", "conditions"), _STATEMENTS, ids=[f"{name}-{'-'.join(c)}" for name, _, c in _STATEMENTS]
+)
 async def test_no_look_up_reads_a_whole_table(
     store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]
 ) -> None:
@@ -114,10 +116,13 @@ async def test_settles_and_renewals_look_up_what_they_are_given(store: PostgresS
 async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
     """Claims are heap-only updates as long as pages have room, as they have for any but the neighbours of a whole page."""
 
+    table = f"{store._names.prefix}schedules"
+
     async def updates(connection: Any) -> tuple[int, int]:
-        table = f"'{store._names.prefix}schedules'::regclass"
         row = await connection.fetchrow(
-            f"SELECT pg_stat_get_xact_tuples_updated({table}), pg_stat_get_xact_tuples_hot_updated({table})"
+            "SELECT pg_stat_get_xact_tuples_updated(oid), pg_stat_get_xact_tuples_hot_updated(oid) "
+            "FROM pg_class WHERE relname = $1",
+            table,
         )
         return row[0], row[1]
 
@@ -127,7 +132,7 @@ async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
             before = await updates(connection)
             await connection.fetch(sql, *arguments)
             after = await updates(connection)
-            await connection.execute(f"UPDATE {store._names.prefix}schedules SET lease_until = NULL WHERE id = ANY ($1)", scattered)
+            await connection.execute(f"UPDATE {table} SET lease_until = NULL WHERE id = ANY ($1)", scattered)
         return after[0] - before[0], after[1] - before[1]
 
     scattered = [f"{number:06}" for number in range(5_000, 15_000, 50)]
@@ -169,7 +174,7 @@ def _schedule(number: int) -> Any:
     )
 
 
-async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> dict[str, Any]:
+async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> Any:
     """Run a statement, undo it, and return its plan with the number of rows of each step."""
     sql, arguments = store._statements.bind(name, {"channel": "test", **values}, conditions)
 

@@ -10,6 +10,8 @@ Whoever lets the source make its tables needs this too, if only so that ``--auto
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, PrimaryKeyConstraint, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.types import TypeEngine
@@ -94,7 +96,7 @@ def _runs(tables: MetaData, prefix: str) -> None:
     Index(f"{name}_of_status", columns.status, columns.recorded_at)
 
 
-def _required(name: str, kind: TypeEngine[object]) -> Column[object]:
+def _required(name: str, kind: TypeEngine[Any]) -> Column[Any]:
     return Column(name, kind, nullable=False)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import asyncpg
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources_postgres.errors import connection_error, is_conflict, is_lost_connection
+from taskiq_sources_postgres.errors import connection_error, is_conflict, is_lost_connection, is_unsent
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -20,12 +20,12 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 T = TypeVar("T")
 
-_CONFLICT_ATTEMPTS = 10
+_MAX_UNDONE = 20  # times that a call of which nothing was done is done again: all connections of a pool may have ended
 _CHECK_INTERVAL = 30.0  # seconds; that a firewall dropped a connection is told by nobody
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
 
 
-class _UncleanedConnection(asyncpg.Connection):  # type: ignore[type-arg]  # generic in the stubs only
+class _UncleanedConnection(asyncpg.Connection):
     """A connection on which no call leaves anything behind, so that no round trip for cleaning is needed after each."""
 
     def get_reset_query(self) -> str:
@@ -78,7 +78,7 @@ class Database:
     async def open(self) -> None:
         """Make the pool ready; connections are made when they are needed."""
         if not self._injected:
-            await self._pool
+            _ = await self._pool  # which is its own result
 
     async def close(self) -> None:
         """End listening, and close the pool unless it was injected."""
@@ -91,15 +91,14 @@ class Database:
     async def call(self, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False) -> T:
         """Do `work`, which is one statement or one transaction, on a connection of the pool.
 
-        It is done again if the server rolled it back because of others' writes. If the connection breaks it is done again once,
-        provided that it had not begun or is `repeatable`, that is, only reads. A write that broke off is not repeated, because it
-        may have been done: the caller is told.
+        It is done again if the server rolled it back because of others' writes, or if the connection turns out to have ended
+        before anything was sent. If a connection cannot be made, or breaks under a `repeatable` call, one that only reads, it is
+        done again once. A write that broke off is not repeated, because it may have been done: the caller is told.
 
         Raises:
             SourceConnectionError: The server cannot be reached, refuses us or has gone away.
         """
-        conflicts = 0
-        may_reconnect = True
+        undone = broken = 0
         while True:
             begun = False
             try:
@@ -107,11 +106,13 @@ class Database:
                     begun = True
                     return await work(connection)
             except Exception as error:
-                if is_conflict(error) and conflicts < _CONFLICT_ATTEMPTS:
-                    conflicts += 1
-                elif is_lost_connection(error) and may_reconnect and (repeatable or not begun):
-                    may_reconnect = False
+                if is_conflict(error) or is_unsent(error):
+                    undone += 1
+                elif is_lost_connection(error) and (repeatable or not begun):
+                    broken += 1
                 else:
+                    raise connection_error(self._settings.where, error) from error.__cause__
+                if undone > _MAX_UNDONE or broken > 1:
                     raise connection_error(self._settings.where, error) from error.__cause__
 
     @asynccontextmanager
@@ -123,11 +124,14 @@ class Database:
             if pool.get_size() < pool.get_max_size() or pool.get_idle_size() > 0:
                 raise
             raise SourceConnectionError(
-                f"{self._settings.where}: no connection was free for {patience:g} s: all {pool.get_max_size()} of the pool are in "
-                "use; make it larger (max_connections, or max_size of your own pool)",
+                f"{self._settings.where}: no connection was free for {patience:g} s: all {pool.get_max_size()} of the pool are "
+                "in use; make it larger (max_connections, or max_size of your own pool)",
             ) from None
         try:
             yield connection
+        except asyncpg.InternalClientError:
+            connection.terminate()
+            raise
         finally:
             await pool.release(connection, timeout=patience)
 

@@ -11,14 +11,14 @@ import asyncpg
 
 from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
 
-#: Conditions that are not bugs of ours, by the beginning of their SQLSTATE, and what to do about them; the first that fits counts.
+#: Conditions that are no bugs of ours, by the beginning of their SQLSTATE, and what to do about them; the first that fits counts.
 _ADVICE = (
     ("25006", "this is a read-only server or transaction: connect to the primary"),
     ("26000", "if there is a PgBouncer in between, pass pgbouncer=True"),
     ("28", "check user and password, and pg_hba.conf on the server"),
     ("3D000", "create the database, or name another one"),
     ("3F000", "create the schema, or name another one"),
-    ("42501", "have the owner of the tables GRANT SELECT, INSERT, UPDATE, DELETE on them, and USAGE on their schema, to this role"),
+    ("42501", "GRANT this role SELECT, INSERT, UPDATE, DELETE on the tables, and USAGE on their schema"),
     ("42P01", "the tables have been dropped: restart this process, which makes them anew"),
     ("42P05", "if there is a PgBouncer in between, pass pgbouncer=True"),
     ("53300", "let the server take more connections, or this process fewer (max_connections)"),
@@ -60,10 +60,15 @@ def is_conflict(error: BaseException) -> bool:
     return isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError))
 
 
+def is_unsent(error: BaseException) -> bool:
+    """Tell whether the server had ended the connection, and the driver noticed when it was about to send a statement."""
+    return isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error)
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Tell whether the connection broke or could not be made, so that another one may do better."""
     if isinstance(error, asyncpg.PostgresError):
-        return error.sqlstate is not None and error.sqlstate[:4] in {"0800", "57P0"}
+        return str(error.sqlstate)[:4] in {"0800", "57P0"}
     if isinstance(error, asyncpg.InterfaceError):
         return not isinstance(error, ValueError)
     return isinstance(error, ConnectionError) and not isinstance(error, SourceConnectionError)
@@ -86,7 +91,7 @@ def connection_error(where: str, error: Exception) -> Exception:
         problem = "does not answer in time: check that it runs, or allow it more time (connect_timeout, command_timeout)"
     elif isinstance(error, OSError):
         problem = f"cannot be reached: {error.strerror or error}; check host and port, and that the server runs"
-    elif isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError):
+    elif isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and not isinstance(error, ValueError):
         problem = f"cannot be used: {error}; the next call connects anew"
     if problem is None:
         return error

@@ -30,7 +30,7 @@ class Names:
 
     def __post_init__(self) -> None:
         for field, value, longest in (("schema", self.schema, _MAX_SCHEMA), ("prefix", self.prefix, _MAX_PREFIX)):
-            if not isinstance(value, str) or not _PLAIN.fullmatch(value) or len(value) > longest:
+            if not _PLAIN.fullmatch(value) or len(value) > longest:
                 problem = f"use 1 to {longest} lower-case letters, digits and underscores, beginning with no digit"
                 raise ScheduleValidationError(field, value, problem)
 

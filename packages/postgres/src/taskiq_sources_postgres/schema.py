@@ -45,7 +45,7 @@ def check_server_version(major: int, where: str) -> None:
         BackendVersionError: It is older than `NEEDED_POSTGRES`.
     """
     if major < NEEDED_POSTGRES:
-        raise BackendVersionError(f"{where} is version {major}; taskiq-sources-postgres needs {NEEDED_POSTGRES} or newer: upgrade it")
+        raise BackendVersionError(f"{where} is version {major}; version {NEEDED_POSTGRES} or newer is needed: upgrade it")
 
 
 async def migrate(connection: Connection, names: Names, statements: Statements, where: str) -> None:
@@ -81,8 +81,8 @@ async def migrate(connection: Connection, names: Names, statements: Statements, 
             needed = "CREATE on the database" if version is None else f'USAGE and CREATE on schema "{names.schema}"'
             raise SourceConnectionError(
                 f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or have the '
-                f"output of `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` run by a role "
-                "that may",
+                f"output of `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` run by a "
+                "role that may",
             ) from error
 
 
@@ -98,7 +98,7 @@ async def _version(connection: Connection, names: Names, statements: Statements,
     known = _COMMENT.fullmatch(row["comment"])
     if known is None:
         raise SourceConnectionError(
-            f'{where}: the comment on table "{names.schema}"."{table}" does not tell a schema version but {row["comment"]!r}: choose '
+            f'{where}: the comment on table "{names.schema}"."{table}" tells no schema version but {row["comment"]!r}: choose '
             "another prefix if the table is not of taskiq-sources; else restore the comment, as in the output of "
             "`python -m taskiq_sources_postgres.ddl`",
         )

@@ -1,4 +1,4 @@
-"""Loads the SQL of this package and turns its named parameters into PostgreSQL's numbered ones. Knows its form, not its meaning."""
+"""Loads the SQL of this package, and numbers its named parameters as PostgreSQL wants it. Knows its form, not its meaning."""
 
 from __future__ import annotations
 

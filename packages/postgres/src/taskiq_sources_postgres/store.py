@@ -1,6 +1,6 @@
 """`PostgresStore`: the store contract on two tables of a PostgreSQL database, and `PgBouncerStore` for behind a PgBouncer.
 
-What a call does is in ``sql/queries.sql``, one statement each; how it gets there is in :mod:`taskiq_sources_postgres.connections`.
+What a call does is in ``sql/queries.sql``, one statement each; how it gets there, in :mod:`taskiq_sources_postgres.connections`.
 """
 
 from __future__ import annotations
@@ -209,12 +209,11 @@ class PostgresStore(ScheduleStore):
         surplus = await self._fetch("newest_surplus", {"keep": keep}, repeatable=True)
         values = {"before": before, "batch": _PRUNE_BATCH, **(surplus[0] if surplus else {})}
         condition = "surplus" if surplus and surplus[0]["recorded_at"] >= before else "before"
-        total = 0
-        while True:
-            [row] = await self._fetch("prune", values, [condition])
-            total += row["pruned"]
-            if row["pruned"] < _PRUNE_BATCH:
-                return total
+        total, pruned = 0, _PRUNE_BATCH
+        while pruned == _PRUNE_BATCH:
+            [[pruned]] = await self._fetch("prune", values, [condition])
+            total += pruned
+        return total
 
     # -- push ----------------------------------------------------------------------------------------------------------------
 
