@@ -1,0 +1,185 @@
+"""What is asked of the server: filters and update pipelines, as data. No I/O.
+
+An update that needs values of the document it changes is a pipeline. In those a text that begins with a dollar is a field, so
+that everything that comes from outside is wrapped by :func:`literal`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import TypeAlias
+
+from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
+from taskiq_sources_mongo.documents import FREE, Document, changed_fields, new_schedule, outcome_document
+
+Pipeline: TypeAlias = list[Document]
+
+#: What may ever be claimed: the condition of the index ``due``, which can be used where this is asked for.
+PENDING: Document = {"paused": False, "quarantined": False, "next_run_at": {"$type": "date"}}
+
+#: The order of claims, and of history from the newest.
+OLDEST_DUE = [("next_run_at", 1), ("_id", 1)]
+NEWEST = [("recorded_at", -1), ("_id", -1)]
+OLDEST = [("recorded_at", 1), ("_id", 1)]
+
+#: Edits of these are edits of *when*.
+_WHEN = {"timing", "scheduled_for", "next_run_at"}
+_DEFINITION = ("task_name", "document", "timing", "owner", "updated_at")
+_PROGRESS = ("scheduled_for", "next_run_at", "anchor", "coalesced", "attempt", "run_count", "last_error")
+_NEXT_REVISION: Document = {"$add": ["$revision", 1]}
+
+#: Changes that can make nothing due: claims and renewals, schedules that are about to go, history that was moved.
+NEWS: Pipeline = [
+    {
+        "$match": {
+            "updateDescription.updatedFields.lease_until": {"$not": {"$type": "date"}},
+            "updateDescription.updatedFields.finished": {"$ne": True},
+            "updateDescription.updatedFields.outbox": {"$ne": []},
+        },
+    },
+    {"$project": {"_id": 1}},
+]
+
+
+def literal(value: object) -> Document:
+    """Return the expression that is `value`, whatever it looks like."""
+    return {"$literal": value}
+
+
+# -- definitions -----------------------------------------------------------------------------------------------------------------
+
+
+def alive(ids: Collection[str]) -> Document:
+    """Find schedules that exist."""
+    return {"_id": {"$in": list(ids)}, "finished": False}
+
+
+def insert_or_replace(schedule: StoredSchedule) -> Pipeline:
+    """Make a schedule out of nothing, or out of what was there: ``put`` with ``replace=True``."""
+    definition = {name: f"$new.{name}" for name in _DEFINITION}
+    progress = {**{name: f"$new.{name}" for name in _PROGRESS}, "timing_revision": _NEXT_REVISION}
+    moved = {"$cond": [{"$eq": ["$timing", "$new.timing"]}, {}, progress]}
+    replaced = {**definition, "quarantined": False, "revision": _NEXT_REVISION}
+    return [
+        {"$set": {"new": literal(new_schedule(schedule))}},
+        {
+            "$replaceWith": {
+                "$cond": [
+                    {"$eq": [{"$type": "$revision"}, "missing"]},
+                    "$new",
+                    {"$mergeObjects": ["$$ROOT", replaced, moved]},
+                ],
+            },
+        },
+        {"$unset": "new"},
+    ]
+
+
+def insert_only(schedule: StoredSchedule) -> Document:
+    """Make a schedule out of nothing and leave one that is there alone: ``put`` with ``replace=False``."""
+    values = new_schedule(schedule)
+    return {"$setOnInsert": {name: value for name, value in values.items() if name not in {"_id", "finished"}}}
+
+
+def edit(changes: ScheduleChanges) -> Pipeline:
+    """Write what is set, and count the edit."""
+    changed = changed_fields(changes)
+    revisions = {"revision": _NEXT_REVISION, **({"timing_revision": _NEXT_REVISION} if _WHEN & changed.keys() else {})}
+    return [{"$set": {**{name: literal(value) for name, value in changed.items()}, **revisions}}]
+
+
+def matching(query: ScheduleQuery, after: str | None) -> Document:
+    """Find the schedules of a page."""
+    conditions: Document = {"finished": False}
+    for name in ("task_name", "owner", "paused", "quarantined"):
+        if getattr(query, name) is not None:
+            conditions[name] = getattr(query, name)
+    if after is not None:
+        conditions["_id"] = {"$gt": after}
+    if query.due_before is None:
+        return conditions
+    due = {"next_run_at": {"$type": "date", "$lt": query.due_before}}
+    if query.paused is not None or query.quarantined is not None:
+        return {**conditions, **due}
+    # An index has only those that may be claimed, and one each has the others: together they are all.
+    return {**conditions, "$or": [{**PENDING, **due}, {"paused": True, **due}, {"quarantined": True, **due}]}
+
+
+# -- dispatch --------------------------------------------------------------------------------------------------------------------
+
+
+def eligible(now: datetime, horizon: datetime, ids: Collection[str] | None = None) -> Document:
+    """Find what may be claimed: the numbered list of the contract."""
+    conditions = {
+        "paused": False,
+        "quarantined": False,
+        "next_run_at": {"$type": "date", "$lte": horizon},
+        "lease_until": {"$not": {"$gt": now}},
+    }
+    return conditions if ids is None else {"_id": {"$in": list(ids)}, **conditions}
+
+
+def take(token: str, claimant: str, lease_until: datetime) -> Document:
+    """Give a schedule to a claimant."""
+    return {"$set": {"token": token, "claimant": claimant, "lease_until": lease_until}, "$inc": {"attempt": 1}}
+
+
+#: Undo a claim that nobody has seen.
+GIVE_BACK: Pipeline = [{"$set": {**FREE, "attempt": {"$max": [{"$subtract": ["$attempt", 1]}, 0]}}}]
+
+
+def held(claims: Collection[Claim]) -> Document:
+    """Find the schedules of claims whose token is the current one."""
+    by_token: defaultdict[str, list[str]] = defaultdict(list)
+    for claim in claims:
+        by_token[claim.token].append(claim.schedule.id)
+    holders = [{"token": token, "_id": {"$in": ids}} for token, ids in by_token.items()]
+    return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
+
+
+def settle(outcomes: Sequence[Outcome], batch: str) -> Pipeline:
+    """Move schedules on, each with what the outcomes say of it, and put the history rows into its outbox.
+
+    The outcome is found by the position of the id in a list: the server makes a table of a list that is constant.
+    """
+    ids = [outcome.claim.schedule.id for outcome in outcomes]
+    position = {"$indexOfArray": [literal(ids), "$_id"]}
+    seq = {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]}
+    entry = {"batch": batch, "seq": "$seq", "rows": "$outcome.rows"}
+    return [
+        {"$set": {"outcome": {"$arrayElemAt": [literal([outcome_document(outcome) for outcome in outcomes]), position]}}},
+        {"$set": {"edited": {"$gt": ["$timing_revision", "$outcome.revision"]}, "seq": seq}},
+        {
+            "$replaceWith": {
+                "$mergeObjects": [
+                    "$$ROOT",
+                    {"$cond": ["$edited", {}, "$outcome.progress"]},
+                    {"$cond": [{"$or": ["$edited", "$outcome.ends"]}, literal(FREE), {}]},
+                    {"outbox": {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}},
+                ],
+            },
+        },
+        {"$unset": ["outcome", "edited"]},
+    ]
+
+
+# -- history ---------------------------------------------------------------------------------------------------------------------
+
+
+def recorded(query: RunQuery, after: Run | None) -> Document:
+    """Find history rows."""
+    conditions: Document = {name: value for name in ("schedule_id", "status") if (value := getattr(query, name)) is not None}
+    bounds = {"$gte": query.since, "$lt": query.until}
+    if query.since is not None or query.until is not None:
+        conditions["recorded_at"] = {name: value for name, value in bounds.items() if value is not None}
+    if after is None:
+        return conditions
+    return {"$and": [conditions, older(after.recorded_at, after.occurrence_id)]}
+
+
+def older(recorded_at: datetime, occurrence_id: str, *, or_equal: bool = False) -> Document:
+    """Find history rows that come after a place in the order."""
+    same = {"recorded_at": recorded_at, "_id": {"$lte" if or_equal else "$lt": occurrence_id}}
+    return {"$or": [{"recorded_at": {"$lt": recorded_at}}, same]}
