@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "typing", "tests"]
+nox.options.sessions = ["lint", "typing", "tests", "backends"]
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 TASKIQ = ["0.12.2", "0.12.6", "0.13.0"]
@@ -27,8 +27,14 @@ TASKIQ = ["0.12.2", "0.12.6", "0.13.0"]
 #: Each Python and each taskiq is in at least one of these. What is costly, and needs no more than that, runs in these only.
 DIAGONAL = {("3.10", "0.12.2"), ("3.11", "0.12.6"), ("3.12", "0.13.0"), ("3.13", "0.13.0")}
 
-#: Tests of code that does not know taskiq.
+#: Tests of code that does not know taskiq: once for each Python.
 WITHOUT_TASKIQ = ["packages/core/tests/triggers", "shared_tests/tests"]
+
+#: What needs no server: on every Python and with every taskiq.
+SERVERLESS = ["packages/core", "packages/sqlite", "tests", "shared_tests", "--ignore=tests/engine"]
+
+#: Tests of the servers that the session `backends` starts.
+OF_SERVERS = "shared_tests/tests/test_servers.py"
 
 #: Tests wait more than they compute, so a few more workers than a small machine has cores. What shares a fixture shares a worker.
 PYTEST = ["pytest", "-n", "4", "--dist", "loadscope"]
@@ -79,13 +85,19 @@ def typing(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 @nox.parametrize("taskiq", TASKIQ)
 def tests(session: nox.Session, taskiq: str) -> None:
-    """All tests of all distributions. Arguments go to pytest."""
+    """All tests that need no server, on every Python and with every taskiq. Arguments go to pytest."""
     session.install(*editable(*DISTRIBUTIONS), *group("test"), f"taskiq=={taskiq}")
-    less = []
-    if (session.python, taskiq) not in DIAGONAL and not session.posargs:
-        less += [f"--ignore={path}" for path in WITHOUT_TASKIQ]
-        less += [] if IN_CI else ["-m", "not process"]
-    session.run(*PYTEST, *less, *session.posargs)
+    which = [*SERVERLESS, f"--ignore={OF_SERVERS}"]
+    if (session.python, taskiq) not in DIAGONAL:
+        which += [*(f"--ignore={path}" for path in WITHOUT_TASKIQ), "-m", "not process"]
+    session.run(*PYTEST, *(session.posargs or which))
+
+
+@nox.session
+def backends(session: nox.Session) -> None:
+    """All tests against real servers, which are installed and started here. Arguments go to pytest."""
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
+    session.run(*PYTEST, *(session.posargs or served()))
 
 
 # -- on request ------------------------------------------------------------------------------------------------------------------
@@ -93,17 +105,19 @@ def tests(session: nox.Session, taskiq: str) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """The conformance suite, for one backend alone: nox -s conformance -- --backend sqlite."""
-    session.install(*editable(*DISTRIBUTIONS), *group("test"))
-    session.run(*PYTEST, *session.posargs)
+    """The conformance suite, for one backend alone: nox -s conformance -- --backend redis."""
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
+    files = [str(path.relative_to(ROOT)) for path in ROOT.glob("packages/*/tests/test_conformance.py")]
+    session.run(*PYTEST, *files, *session.posargs)
 
 
 @nox.session(python="3.10", reuse_venv=False)
 def min_versions(session: nox.Session) -> None:
     """All tests with the lowest version of every direct dependency, on the lowest Python."""
     lowest = [pin for folder in DISTRIBUTIONS for pin in lowest_versions(folder)]
-    session.install(*editable(*DISTRIBUTIONS), *group("test"), *lowest)
-    session.run(*PYTEST, *session.posargs)
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"), *lowest)
+    which = ["packages", "--ignore=packages/core/tests/triggers"]
+    session.run(*PYTEST, *(session.posargs or which))
 
 
 @nox.session
@@ -161,6 +175,12 @@ def dev(session: nox.Session) -> None:
 
 
 # -- what is installed -----------------------------------------------------------------------------------------------------------
+
+
+def served() -> list[str]:
+    """Return the tests of the backends that need a server, of the servers, and of the engine with real processes."""
+    packages = [f"packages/{name}" for name in BACKENDS if name != "sqlite"]
+    return [*packages, "tests/engine", OF_SERVERS]
 
 
 def group(name: str) -> list[str]:

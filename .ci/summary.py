@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 #: Sessions that are nothing but a pytest run.
-PYTEST_SESSIONS = re.compile(r"^(tests-|min_versions|conformance)")
+PYTEST_SESSIONS = re.compile(r"^(tests-|backends|min_versions|conformance)")
 
 SESSION_STARTS = re.compile(r"^nox > Running session (?P<name>.+)$")
 PYTEST_SUMMARY = re.compile(r"^=+ (?P<counts>\d+ \w+.*) in [\d.]+s.*=+$")
@@ -40,7 +40,7 @@ def main() -> int:
     """Print the report and return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("logs", type=Path)
-    parser.add_argument("--backends", nargs="+", required=True)
+    parser.add_argument("--expect", nargs="+", required=True, help="PREFIX=BACKEND,...: what sessions of that name have to run")
     arguments = parser.parse_args()
 
     sessions = []
@@ -56,7 +56,8 @@ def main() -> int:
         if not found:
             problems.append(f"job {job}: no session ran")
     for session in sessions:
-        count(session, arguments.backends)
+        expected = [each.partition("=") for each in arguments.expect]
+        count(session, [name for prefix, _, names in expected if session.name.startswith(prefix) for name in names.split(",")])
 
     for session in sorted(sessions, key=lambda session: session.failed):  # what failed comes last, where eyes are
         show(f"{session.name}: {session.passed} passed, {session.failed} failed", tail_or_all(session))
