@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.models import RunQuery, ScheduleQuery
+from taskiq_sources.models import RunQuery
 from taskiq_sources_conformance.build import LEASE, NOW, at, listed, outcome, put_and_take, read, recorded, run, schedule, take
 from taskiq_sources_conformance.servers import RedisServer, ServerUnavailable, start_redis
 from taskiq_sources_redis import RedisStore
@@ -24,6 +24,20 @@ pytestmark = pytest.mark.anyio
 
 TIMEOUT = timedelta(seconds=2)
 PATIENCE = 10.0
+POLL = 0.002
+
+#: What the README tells to give a user, for the prefix ``orders``.
+RIGHTS = ["~{orders:*", "&{orders:*", "+@connection", "+@scripting", "+@hash", "+@sortedset"]
+RIGHTS += ["+publish", "+subscribe", "+exists", "+time", "+info"]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something has happened in another process."""
+    for _ in range(int(PATIENCE / POLL)):
+        if condition():
+            return
+        await asyncio.sleep(POLL)
+    pytest.fail("it did not happen in time")
 
 
 def start_or_skip(**arguments: Any) -> RedisServer:
@@ -145,7 +159,7 @@ async def test_wrong_password_wrong_user_and_missing_rights() -> None:
             store = RedisStore(url, timeout=TIMEOUT)
             with pytest.raises(SourceConnectionError, match=advice) as caught:
                 await store.open()
-            assert "s3cr3t" not in str(caught.value) and "wr0ng" not in str(caught.value)
+            assert [word for word in ("s3cr3t", "wr0ng") if word in str(caught.value)] == []
         server.command("ACL", "SETUSER", "limited", "on", ">s3cr3t", "~*", "&*", "+@all", "-publish", "-info")
         async with opened(good.replace("app:", "limited:")) as store:
             with pytest.raises(SourceConnectionError, match="rights"):
@@ -155,10 +169,7 @@ async def test_wrong_password_wrong_user_and_missing_rights() -> None:
 
 async def test_the_rights_that_the_readme_lists_are_enough() -> None:
     with start_or_skip(user="app", password="s3cr3t") as server:
-        rights = (
-            "~{orders:* &{orders:* +@connection +@scripting +@hash +@sortedset +publish +subscribe +time +exists +info".split()
-        )
-        server.command("ACL", "SETUSER", "scheduler", "on", ">s3cr3t", "resetchannels", *rights)
+        server.command("ACL", "SETUSER", "scheduler", "on", ">s3cr3t", "resetchannels", *RIGHTS)
         async with opened(server.url.replace("app:", "scheduler:"), prefix="orders") as store:
             claim = await put_and_take(store)
             assert await store.settle([outcome(claim, runs=(run(),))]) == frozenset()
@@ -244,26 +255,17 @@ async def test_nothing_is_lost_when_redis_dies_under_load(server: RedisServer) -
                 applied.update({claim.schedule.id for claim in claims} - lost)
             except SourceConnectionError:
                 errors += 1
-                await asyncio.sleep(0.01)
-            if not claims:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     async with opened(server.url) as first, opened(server.url) as second:
         await first.put([schedule(schedule_id) for schedule_id in ids])
         done = asyncio.Event()
         workers = [asyncio.ensure_future(work((first, second)[number % 2], f"s{number}", done)) for number in range(6)]
-        for remaining in (400, 200):
-            while len(applied) < len(ids) - remaining:
-                await asyncio.sleep(0.001)
+        for enough in (200, 400):
+            await until(lambda: len(applied) >= enough)  # noqa: B023 - awaited at once
             server.kill()
-            await asyncio.sleep(0.02)
             server.start()
-        async with asyncio.Condition():
-            for _ in range(2000):
-                with suppress(SourceConnectionError):
-                    if not await first.page(ScheduleQuery(), limit=1):
-                        break
-                await asyncio.sleep(0.01)
+        await until(lambda: len(applied) == len(ids) or server.command("ZCARD", "{taskiq-sources:0}:index") == 0)
         done.set()
         await asyncio.gather(*workers)
 
@@ -317,8 +319,7 @@ async def test_a_connection_cut_by_the_server(server: RedisServer, operation: st
         server.command("CLIENT", "PAUSE", "60000", "WRITE")
         call = store.settle([outcome(claim, runs=(run(),))]) if operation == "settle" else take(store, now=NOW + LEASE)
         waiting = asyncio.ensure_future(call)
-        while "cmd=evalsha" not in server.command("CLIENT", "LIST", "TYPE", "normal"):
-            await asyncio.sleep(0.001)
+        await until(lambda: "cmd=evalsha" in server.command("CLIENT", "LIST", "TYPE", "normal"))
         server.command("CLIENT", "KILL", "TYPE", "normal")
         server.command("CLIENT", "UNPAUSE")
         with pytest.raises(SourceConnectionError):
@@ -401,11 +402,10 @@ async def test_a_lost_subscription_is_an_error_and_can_be_renewed(server: RedisS
         await store.put([schedule()])
         await asyncio.wait_for(anext(again), PATIENCE)
         await again.aclose()
-        while "pubsub" in server.command("CLIENT", "LIST", "TYPE", "pubsub"):
-            await asyncio.sleep(0.001)  # the connections go with their subscriptions
+        await until(lambda: not server.command("CLIENT", "LIST", "TYPE", "pubsub"))  # connections go with subscriptions
 
 
-async def test_a_process_that_forgets_to_shut_down_exits(server: RedisServer) -> None:
+def test_a_process_that_forgets_to_shut_down_exits(server: RedisServer) -> None:
     program = """if True:
         import asyncio, sys
         from taskiq_sources_redis import RedisScheduleSource

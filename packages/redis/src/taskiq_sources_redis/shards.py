@@ -21,7 +21,7 @@ Part: TypeAlias = tuple[str, Sequence[Any]]
 BATCH = 500  # schedules in one call: a few milliseconds, in which Redis answers nobody else
 _BATCH_BYTES = 4 * 1024 * 1024
 
-_NAMES = ("state", "documents", "due", "leased", "parked", "index", "runs", "runs-index", "meta")
+_NAMES = ("state", "documents", "leases", "due", "leased", "parked", "index", "runs", "runs-index", "meta")
 
 
 class Shards:
@@ -47,8 +47,8 @@ class Shards:
         """Run a script in every shard, and return the answers."""
         return await together([server.run(script, keys, *arguments) for keys in self.keys])
 
-    async def run_batches(self, server: Server, script: str, parts: Iterable[Part], *fixed: Any) -> list[bytes]:
-        """Run a script over many schedules, in batches, all shards at once; return the answers one after the other.
+    async def run_batches(self, server: Server, script: str, parts: Iterable[Part], *fixed: Any) -> list[Any]:
+        """Run a script over many schedules, in batches, all shards at once; return the answers.
 
         Args:
             server: Where.
@@ -60,14 +60,11 @@ class Shards:
         for schedule_id, arguments in parts:
             by_shard.setdefault(self.of(schedule_id), []).append(arguments)
 
-        async def run(keys: Keys, every: list[Sequence[Any]]) -> list[bytes]:
-            answer: list[bytes] = []
-            for batch in _cut(every):
-                answer += await server.run(script, keys, *fixed, *batch)
-            return answer
+        async def run(keys: Keys, every: list[Sequence[Any]]) -> list[Any]:
+            return [await server.run(script, keys, *fixed, *batch) for batch in _cut(every)]
 
         answers = await together([run(keys, every) for keys, every in by_shard.items()])
-        return [part for answer in answers for part in answer]
+        return [answer for of_shard in answers for answer in of_shard]
 
 
 async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -38,7 +38,9 @@ from taskiq_sources_redis.clients import Client, address_of, make_client
 from taskiq_sources_redis.opening import prepare
 from taskiq_sources_redis.records import (
     digest,
-    nullable,
+    pack_edit,
+    pack_instant,
+    pack_lease,
     pack_outcome,
     pack_schedule,
     status_letter,
@@ -127,19 +129,23 @@ class RedisStore(ScheduleStore):
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
         kinds = [b"i"]
-        kinds += [] if query.task_name is None else [b"t" + digest(query.task_name.encode())]
-        kinds += [] if query.owner is None else [b"o" + digest(nullable(query.owner))]
+        kinds += [] if query.task_name is None else [b"t" + digest(query.task_name)]
+        kinds += [] if query.owner is None else [b"o" + digest(query.owner)]
         kinds += [kind for kind, flag in ((b"p", query.paused), (b"q", query.quarantined)) if flag]
         due_before = b"" if query.due_before is None else to_ms(query.due_before)
         flags = [b"" if flag is None else int(flag) for flag in (query.paused, query.quarantined)]
-        filters = (due_before, *flags, nullable(query.task_name), nullable(query.owner), *kinds)
+        filters = (due_before, *flags, *kinds)
 
         async def page_of(keys: Keys) -> list[StoredSchedule]:
             found: list[StoredSchedule] = []
             start = (after or "").encode()
             while len(found) < limit:
                 start, *more = await self._opened().run("page", keys, start, limit - len(found), *filters)
-                found += _schedules(more)
+                found += [
+                    one
+                    for one in _schedules([more])
+                    if query.task_name in (None, one.task_name) and query.owner in (None, one.owner)
+                ]
                 if not start:
                     break
             return found
@@ -162,7 +168,7 @@ class RedisStore(ScheduleStore):
         documents = [given.pop("document").encode()] if "document" in given else []
         edits_when = int(not given.keys().isdisjoint(_WHEN))
         expected = b"" if expected_revision is None else expected_revision
-        edits = [part for name, value in given.items() for part in (name.encode(), _field(name, value))]
+        edits = [part for name, value in given.items() for part in (name.encode(), pack_edit(name, value))]
         keys = self._shards.of(id)
         answer, *found = await self._opened().run(
             "update", keys, self._shards.channel, id.encode(), expected, edits_when, len(documents), *documents, *edits
@@ -171,7 +177,7 @@ class RedisStore(ScheduleStore):
             raise ScheduleNotFoundError(id)
         if answer == b"conflict":
             raise RevisionConflictError(id, expected_revision or 0, found[0])
-        return unpack_schedule(id.encode(), *found)
+        return next(_schedules([found]))
 
     # -- dispatch ------------------------------------------------------------------------------------------------------------
 
@@ -189,27 +195,27 @@ class RedisStore(ScheduleStore):
         taken = await self._take(
             (to_ms(now), to_ms(now + early)),
             limit,
-            (to_ms(now + lease), token.encode(), claimant.encode()),
+            pack_lease(token, now + lease, claimant),
             None if ids is None else dict.fromkeys(ids),
         )
-        claims = [
-            Claim(schedule=schedule, token=token, claimed_at=now, lease_until=now + lease) for schedule in _schedules(taken)
-        ]
-        return sorted(claims, key=lambda claim: (claim.schedule.next_run_at or now, claim.schedule.id))
+        taken.sort(key=lambda one: (one.next_run_at or now, one.id))
+        return [Claim(schedule=schedule, token=token, claimed_at=now, lease_until=now + lease) for schedule in taken]
 
-    async def _take(self, window: tuple[int, int], limit: int, mark: tuple[Any, ...], ids: Collection[str] | None) -> list[bytes]:
-        """Claim the oldest of all, or of `ids`, and return what ``claim.lua`` says of each."""
-        taken: list[bytes] = []
-        while (wanted := limit - len(taken) // 3) > 0:
+    async def _take(self, window: tuple[int, int], limit: int, mark: bytes, ids: Collection[str] | None) -> list[StoredSchedule]:
+        """Claim the oldest of all, or of `ids`."""
+        taken: list[StoredSchedule] = []
+        chosen: Collection[str] = ()
+        while (wanted := limit - len(taken)) > 0:
             if ids is None and len(self._shards.keys) == 1:
                 asked = min(wanted, BATCH)
-                more = await self._opened().run("claim", self._shards.keys[0], *window, asked, b"all", *mark)
-                is_last = len(more) // 3 < asked
+                more = list(_schedules([await self._opened().run("claim", self._shards.keys[0], *window, asked, b"all", mark)]))
+                is_last = len(more) < asked
             else:
-                chosen = await self._choose(window, wanted, ids)
-                more = await self._shards.run_batches(self._opened(), "claim", _each_id(chosen), *window, wanted, b"ids", *mark)
-                # Where others were faster with what was chosen, there may be more to choose from.
-                is_last = not chosen or len(more) // 3 == len(chosen) < wanted or (ids is not None and len(ids) <= limit)
+                before, chosen = chosen, await self._choose(window, wanted, ids)
+                claim = self._shards.run_batches(self._opened(), "claim", _each_id(chosen), *window, wanted, b"ids", mark)
+                more = list(_schedules(await claim))
+                # Where others were faster with what was chosen, there may be something else to choose.
+                is_last = len(more) == len(chosen) < wanted or chosen == before or (ids is not None and len(ids) <= limit)
             taken += more
             if is_last:
                 break
@@ -219,17 +225,16 @@ class RedisStore(ScheduleStore):
         """Return the ids of what is to be claimed: the oldest of all shards, or of `ids` if those are too many."""
         if ids is None:
             offers = await self._shards.run(self._opened(), "peek", *window, limit, b"all")
-            offered = [part for offer in offers for part in offer]
         elif len(ids) <= limit:
             return ids
         else:
-            offered = await self._shards.run_batches(self._opened(), "peek", _each_id(ids), *window, limit, b"ids")
-        oldest = sorted(zip(offered[1::2], offered[::2], strict=True))[:limit]
+            offers = await self._shards.run_batches(self._opened(), "peek", _each_id(ids), *window, limit, b"ids")
+        oldest = sorted(pair for offer in offers for pair in zip(offer[1::2], offer[::2], strict=True))[:limit]
         return [schedule_id.decode() for _, schedule_id in oldest]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         parts = ((claim.schedule.id, (claim.schedule.id.encode(), claim.token.encode())) for claim in claims)
-        return _ids(await self._shards.run_batches(self._opened(), "renew", parts, to_ms(until)))
+        return _ids(await self._shards.run_batches(self._opened(), "renew", parts, pack_instant(until)))
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         parts = ((outcome.claim.schedule.id, pack_outcome(outcome)) for outcome in outcomes)
@@ -245,7 +250,7 @@ class RedisStore(ScheduleStore):
         status = b"" if query.status is None else status_letter(query.status)
         kind = b"r"
         if query.schedule_id is not None:
-            kind = b"s" + digest(query.schedule_id.encode())
+            kind = b"s" + digest(query.schedule_id)
         elif query.status is not None and query.status != "sent":  # sent ones are most: they have no list of their own
             kind = status
         uppers = [_END]
@@ -308,24 +313,17 @@ class RedisStore(ScheduleStore):
         return self._server
 
 
-def _schedules(answer: list[bytes]) -> Iterator[StoredSchedule]:
-    return (unpack_schedule(*three) for three in zip(answer[::3], answer[1::3], answer[2::3], strict=True))
+def _schedules(answers: Iterable[Sequence[list[Any]]]) -> Iterator[StoredSchedule]:
+    """Yield the schedules of answers that each are lists of ids, records, leases and documents."""
+    for answer in answers:
+        for schedule_id, record, lease, document in zip(*answer, strict=True):
+            if record is not None:
+                yield unpack_schedule(schedule_id, record, lease, document or b"")
 
 
-def _ids(answer: list[bytes]) -> frozenset[str]:
-    return frozenset(schedule_id.decode() for schedule_id in answer)
+def _ids(answers: Iterable[list[bytes]]) -> frozenset[str]:
+    return frozenset(schedule_id.decode() for answer in answers for schedule_id in answer)
 
 
 def _each_id(ids: Iterable[str]) -> Iterator[Part]:
     return ((schedule_id, (schedule_id.encode(),)) for schedule_id in ids)
-
-
-def _field(name: str, value: Any) -> Any:
-    """Return a field of an edit as ``update.lua`` takes it."""
-    if name == "timing":
-        return value.encode()
-    if name == "last_error":
-        return nullable(value)
-    if isinstance(value, datetime) or value is None:
-        return b"inf" if value is None else to_ms(value)
-    return int(value)

@@ -1,24 +1,16 @@
--- Takes what may be claimed. ARGV: now, now + early, limit, "all" or "ids", lease_until, token, claimant, ids...
--- Returns id, record, document of each, oldest first.
-local lease_until, token, claimant = tonumber(ARGV[5]), ARGV[6], ARGV[7]
-local ids = {}
-for i = 8, #ARGV do ids[#ids + 1] = ARGV[i] end
+-- Takes what may be claimed. ARGV: now, now + early, limit, "all" or "ids", the lease of a first claim; ids...
+-- Returns ids, records, leases, documents.
+local first_lease = ARGV[5]
+local lease_until = lease_until_of(first_lease)
+local ids, due_times, ended = eligible(6)
 
-local taken = {}
-local reply = {}
-for i, entry in ipairs(eligible(ids)) do
-  local id, r = entry[1], entry[2]
-  r.attempt = r.attempt + 1
-  r.lease_until = lease_until
-  r.token = token
-  r.claimant = claimant
-  local record = encode(r)
-  write("HSET", STATE, id, record)
-  write("ZREM", DUE, id)
-  write("ZADD", LEASED, free_at(r), id)
-  taken[i] = id
-  reply[3 * i - 2], reply[3 * i - 1] = id, record
+local leases, pairs_ = {}, {}
+for i, id in ipairs(ids) do
+  leases[i] = ended[i] and with_claims(first_lease, claims_of(ended[i]) + 1) or first_lease
+  pairs_[2 * i - 1], pairs_[2 * i] = id, leases[i]
+  remove(DUE, id)
+  add(LEASED, math.max(due_times[i], lease_until), id)
 end
-flush()
-for i, document in ipairs(values_of(DOCUMENTS, taken)) do reply[3 * i] = document or "" end
-return reply
+move()
+send("HSET", LEASES, pairs_)
+return reply_of(ids, values_of(STATE, ids), leases)

@@ -7,8 +7,8 @@ local existing = {}
 for i, record in ipairs(values_of(STATE, ids)) do
   if record then
     existing[#existing + 1] = ids[i]
-    drop(ids[i], decode(record))
+    drop(ids[i], record)
   end
 end
-flush()
+move()
 return existing

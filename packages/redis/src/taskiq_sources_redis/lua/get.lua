@@ -1,11 +1,2 @@
--- Reads schedules, records and documents of one instant. ARGV: ids... Returns id, record, document of each that exists.
-local documents = values_of(DOCUMENTS, ARGV)
-local reply = {}
-for i, record in ipairs(values_of(STATE, ARGV)) do
-  if record then
-    reply[#reply + 1] = ARGV[i]
-    reply[#reply + 1] = record
-    reply[#reply + 1] = documents[i] or ""
-  end
-end
-return reply
+-- Reads schedules, all of one instant. ARGV: ids... Returns ids, records, leases, documents.
+return reply_of(ARGV, values_of(STATE, ARGV), values_of(LEASES, ARGV))

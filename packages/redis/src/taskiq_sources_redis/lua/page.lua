@@ -1,18 +1,24 @@
--- Lists schedules in the order of ids. ARGV: after or "", limit, due_before or "", paused "" "0" "1", quarantined the same,
--- "=" .. task name or "", "=" .. owner or "", kinds of INDEX that hold all that match... The shortest of those lists is read.
--- Returns id, record, document of each that matches; before them the id to go on after, "" if there is nothing more. A call looks
+-- Lists schedules in the order of ids. ARGV: after or "", limit, due_before or "", paused "" "0" "1", quarantined the same, kinds of
+-- INDEX that hold all that match... The shortest of those lists is read, and the digests of the others compared.
+-- Returns the id to go on after, "" if there is nothing more; and ids, records, leases, documents of what matches. A call looks
 -- at a bounded number of schedules, so it may return fewer than `limit` and still not be at the end.
-local after, limit, due_before = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local paused, quarantined, task_name, owner = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local after, limit, due_before, paused, quarantined = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local MOST_EXAMINED = 5000
 local MOST_DUE = 1000 -- so few are better looked up by their due time, and sorted
 
-local function matches(r)
-  return (not due_before or r.next_run_at < due_before)
-    and (not paused or r.paused == paused)
-    and (not quarantined or r.quarantined == quarantined)
-    and (task_name == "" or "=" .. r.task_name == task_name)
-    and (owner == "" or r.owner == owner)
+local digests = {}
+for i = 6, #ARGV do
+  local letter = string.sub(ARGV[i], 1, 1)
+  if letter == "t" or letter == "o" then digests[letter == "t" and 67 or 73] = string.sub(ARGV[i], 2) end
+end
+
+local function matches(record)
+  for first, digest in pairs(digests) do
+    if string.sub(record, first, first + 5) ~= digest then return false end
+  end
+  return (not due_before or next_run_at_of(record) < due_before)
+    and (paused == "" or string.byte(record, 30) == tonumber(paused))
+    and (quarantined == "" or string.byte(record, 29) == tonumber(quarantined))
 end
 
 local function bounds(kind)
@@ -20,7 +26,7 @@ local function bounds(kind)
 end
 
 local kind, shortest
-for i = 8, #ARGV do
+for i = 6, #ARGV do
   local length = redis.call("ZLEXCOUNT", INDEX, bounds(ARGV[i]))
   if not shortest or length < shortest then kind, shortest = ARGV[i], length end
 end
@@ -35,7 +41,7 @@ local function read_due()
   local keys, found, start = {}, {}, sort_key(after)
   for i, record in ipairs(values_of(STATE, candidates)) do
     local key = sort_key(candidates[i])
-    if record and (after == "" or key > start) and matches(decode(record)) then
+    if record and (after == "" or key > start) and matches(record) then
       keys[#keys + 1] = key
       found[key] = { candidates[i], record }
     end
@@ -56,7 +62,7 @@ local function read_index()
     for i, record in ipairs(values_of(STATE, candidates)) do
       if #ids < limit then
         go_on_after = candidates[i]
-        if record and matches(decode(record)) then
+        if record and matches(record) then
           ids[#ids + 1] = candidates[i]
           records[#records + 1] = record
         end
@@ -71,11 +77,4 @@ end
 local due = due_before and redis.call("ZCOUNT", DUE, "-inf", "(" .. ARGV[3]) + redis.call("ZCARD", LEASED)
   + redis.call("ZCOUNT", PARKED, "-inf", "(" .. ARGV[3])
 if due and due <= MOST_DUE and due < shortest then read_due() else read_index() end
-
-local reply = { go_on_after }
-for i, document in ipairs(values_of(DOCUMENTS, ids)) do
-  reply[#reply + 1] = ids[i]
-  reply[#reply + 1] = records[i]
-  reply[#reply + 1] = document or ""
-end
-return reply
+return { go_on_after, unpack(reply_of(ids, records, values_of(LEASES, ids))) }
