@@ -175,6 +175,7 @@ class Stage:
         scheduler: dict[str, Any] | None = None,
         command: Iterable[str] = (),
         arguments: Iterable[str] = (),
+        code: str | None = None,
         **config: Any,
     ) -> Scheduler:
         """Start a scheduler. Options that are floating-point numbers are seconds.
@@ -186,6 +187,7 @@ class Stage:
             scheduler: Options of `DurableScheduler`.
             command: A command to run it under.
             arguments: More arguments of ``taskiq scheduler``.
+            code: A program to run instead of ``taskiq scheduler``.
             **config: What else the application is told; see there.
         """
         name = f"S{next(self._numbers)}"
@@ -198,13 +200,15 @@ class Stage:
             "scheduler": {"drain_timeout": 5.0, **(scheduler or {})},
             **config,
         }
+        program = ["-m", "taskiq", "scheduler", app, "--app-dir", str(APPS), *arguments] if code is None else ["-c", code]
+        path = os.pathsep.join(filter(None, [str(APPS), os.environ.get("PYTHONPATH")]))
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [*command, sys.executable, "-m", "taskiq", "scheduler", app, "--app-dir", str(APPS), *arguments],
+                [*command, sys.executable, *program],
                 stdout=file,
                 stderr=file,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "ENGINE_CONFIG": json.dumps(told)},
+                env={**os.environ, "PYTHONPATH": path, "ENGINE_CONFIG": json.dumps(told)},
             )
         started = Scheduler(name, process, output, self.log)
         self.schedulers.append(started)
