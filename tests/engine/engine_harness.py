@@ -26,7 +26,7 @@ APPS = Path(__file__).with_name("apps")
 DIED = 86
 
 #: How long anything may take that is known to come. Far more than it needs: a crowded machine is not a failure.
-PATIENCE = 90.0
+PATIENCE = 150.0
 POLL = 0.02
 
 #: Package of a backend, and what its own part of a server's data is called: sources of other tests do not see it.
