@@ -304,6 +304,25 @@ class StoreStateMachine(RuleBasedStateMachine):
             self.put(ids=[schedule_id], timing=timing, due=due, paused=False, count=2, owner=None, replace=True)
         self.settle(chosen=[0], due=due, count=1, error=None, quarantined=False, kind=kind, rows=1)
 
+    @rule(early=st.sampled_from([0, 1500, 4000]))
+    def claim_beside_a_lease(self, early: int) -> None:
+        """Have the second scheduler claim right after the first, accepting what is due soon."""
+        self.claim(claimant=CLAIMANTS[0], lease=2, limit=2, ids=None, early=0)
+        self.claim(claimant=CLAIMANTS[1], lease=3, limit=9, ids=None, early=early)
+
+    @rule(due=offsets, kind=st.sampled_from(["renew", "release", "keep", "finish"]))
+    def come_back_late(self, due: timedelta, kind: str) -> None:
+        """Let a lease end, have the second scheduler take over some of it, and the first one come back."""
+        self.claim(claimant=CLAIMANTS[0], lease=1, limit=2, ids=None, early=0)
+        late = self.claims[-2:]
+        self.advance(halves=2)
+        self.claim(claimant=CLAIMANTS[1], lease=3, limit=1, ids=None, early=0)
+        chosen = [len(self.claims) - 1 - self.claims.index(claim) for claim in late]
+        if late and kind == "renew":
+            self.renew(chosen=chosen, until=8)
+        elif late:
+            self.settle(chosen=chosen, due=due, count=1, error=None, quarantined=False, kind=kind, rows=1)
+
     @rule(schedule_id=st.sampled_from(IDS), due=offsets)
     def store_anew(self, schedule_id: str, due: timedelta) -> None:
         """Delete a schedule and store another one of the same id, while claims of the first may be about."""

@@ -55,13 +55,18 @@ class IntactStore(MemoryStore):
 
 
 class HastyStateMachine(StoreStateMachine):
-    """Stops at the first failure: that there is one is enough, the shortest is not needed."""
+    """Stops at the first failure: that there is one is enough, the shortest is not needed.
 
-    default_settings = settings(StoreStateMachine.default_settings, phases=[Phase.generate], report_multiple_bugs=False)
+    Its examples are those of one release of Python and Hypothesis. Of 400 runs with seeds, one missed its defect in the usual 50
+    examples; three times as many, most of them never reached, keep this test from failing on a release that is unlucky.
+    """
+
+    default_settings = settings(
+        StoreStateMachine.default_settings, max_examples=150, phases=[Phase.generate], report_multiple_bugs=False
+    )
 
 
 class BrokenConformance(StoreConformance):
-    state_machine = HastyStateMachine
     broken: ClassVar[type[IntactStore]]
 
     @pytest.fixture(autouse=True)
@@ -96,6 +101,16 @@ def conformance_classes(module: str, stores: Iterable[type[IntactStore]]) -> dic
     """Return a conformance class for each store, to be put into `module` for pytest to collect."""
     names = {store: f"Test{store.__name__}" for store in stores}
     return {
-        name: type(name, (BrokenConformance,), {"broken": store, "backend": store.__name__, "__module__": module})
+        name: type(
+            name,
+            (BrokenConformance,),
+            {
+                "broken": store,
+                "backend": store.__name__,
+                # Without a defect nothing stops the machine early, so the usual number of examples has to do.
+                "state_machine": StoreStateMachine if store is IntactStore else HastyStateMachine,
+                "__module__": module,
+            },
+        )
         for store, name in names.items()
     }
