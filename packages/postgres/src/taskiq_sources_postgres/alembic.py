@@ -14,10 +14,16 @@ from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, PrimaryKeyConstraint, Table, Text, func, text
 from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.types import TypeEngine
 
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.statements import migrations
+
+#: Room for claims in every page. Without it, as SQLAlchemy before 2.1 would have it, they are dearer; see the README.
+_ROOMY: dict[str, Any] = (
+    {"postgresql_with": {"fillfactor": 70}} if "with" in (dict(PGDialect.construct_arguments or ()).get(Table) or {}) else {}
+)
 
 
 def metadata(schema: str = "public", prefix: str = "taskiq_") -> MetaData:
@@ -61,8 +67,8 @@ def _schedules(tables: MetaData, prefix: str) -> None:
         Column("lease_until", _instant()),
         Column("token", Text()),
         PrimaryKeyConstraint("id", name=f"{name}_pkey"),
-        postgresql_with={"fillfactor": 70},
         comment=f"taskiq-sources schema {len(migrations())}",
+        **_ROOMY,
     )
     columns = table.c
     due = text("NOT paused AND NOT quarantined AND next_run_at IS NOT NULL")

@@ -73,6 +73,7 @@ class Database:
             connection_class=_UncleanedConnection,
         )
         self._listeners: dict[Connection, asyncio.Event] = {}
+        self._releasing: set[asyncio.Future[None]] = set()
         self._closed = False
 
     async def open(self) -> None:
@@ -119,7 +120,7 @@ class Database:
     async def _acquired(self) -> AsyncIterator[Connection]:
         pool, patience = self._pool, self._settings.command_timeout
         try:
-            connection = await pool.acquire(timeout=patience)
+            connection = await self._acquire()
         except asyncio.TimeoutError:
             if pool.get_size() < pool.get_max_size() or pool.get_idle_size() > 0:
                 raise
@@ -134,6 +135,21 @@ class Database:
             raise
         finally:
             await pool.release(connection, timeout=patience)
+
+    async def _acquire(self) -> PoolConnectionProxy[asyncpg.Record]:
+        """Take a connection from the pool. One is made to the end though the caller be cancelled: older asyncpg leaks it else."""
+        acquiring = asyncio.ensure_future(self._pool.acquire(timeout=self._settings.command_timeout))
+        try:
+            return await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            acquiring.add_done_callback(self._release_unwanted)
+            raise
+
+    def _release_unwanted(self, acquired: asyncio.Future[PoolConnectionProxy[asyncpg.Record]]) -> None:
+        if not acquired.cancelled() and acquired.exception() is None:
+            releasing = asyncio.ensure_future(self._pool.release(acquired.result()))
+            self._releasing.add(releasing)
+            releasing.add_done_callback(self._releasing.discard)
 
     # -- listening -----------------------------------------------------------------------------------------------------------
 
@@ -176,7 +192,11 @@ class Database:
         try:
             await asyncio.wait_for(wake.wait(), _CHECK_INTERVAL)
         except asyncio.TimeoutError:
-            await connection.execute("SELECT 1", timeout=self._settings.connect_timeout)
+            try:
+                await connection.execute("SELECT 1", timeout=self._settings.connect_timeout)
+            except _BROKEN:
+                connection.terminate()  # nobody would answer to an orderly end either
+                raise
 
     async def _stop_listening(self, connection: Connection) -> None:
         """End a connection that listens; a pool gets its place back with that."""
