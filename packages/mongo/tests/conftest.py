@@ -1,33 +1,77 @@
-"""What the tests of this package share: servers, clients of both drivers, and databases of their own that are dropped again."""
+"""What the tests of this package share: databases of each test's own, on the servers of the session, by either driver."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
 
 import pymongo
 import pytest
+from motor.motor_asyncio import AsyncIOMotorClient
 
 from taskiq_sources_conformance.servers import url_or_skip
 
 
-@pytest.fixture(scope="session")
-def standalone() -> str:
-    """The URL of a server that belongs to no replica set."""
-    return url_or_skip("mongo")
+@dataclass
+class Place:
+    """A server, by one of the drivers, and a database on it that is dropped in the end."""
+
+    url: str
+    motor: bool = False
+    database: str = field(default_factory=lambda: f"t{secrets.token_hex(6)}")
+    clients: list[Any] = field(default_factory=list)
+
+    def arguments(self) -> dict[str, Any]:
+        """What a new store or source is told: the URL, or for Motor a client of its own."""
+        if not self.motor:
+            return {"url": self.url, "database": self.database}
+        self.clients.append(AsyncIOMotorClient(self.url))
+        return {"client": self.clients[-1], "database": self.database}
+
+    @contextlib.contextmanager
+    def direct(self) -> Iterator[Any]:
+        """The database, by a client that waits for answers."""
+        with pymongo.MongoClient(self.url) as client:
+            yield client[self.database]
+
+    def cut_connections(self) -> None:
+        """End all connections of this process to the server, as the server does when it stops."""
+        port = urlsplit(self.url).port
+        for number in map(int, os.listdir("/dev/fd")):
+            # Suppressed: it is no socket, or not connected.
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
+                if connection.getpeername()[1:] == (port,):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def drop(self) -> None:
+        """Leave nothing behind."""
+        for client in self.clients:
+            client.close()
+        with pymongo.MongoClient(self.url) as client:
+            client.drop_database(self.database)
 
 
 @pytest.fixture(scope="session")
-def replica_set() -> str:
-    """The URL of a replica set."""
-    return url_or_skip("mongo_replica_set")
+def server_url() -> Callable[[str], str]:
+    """The URL of the session's server for a backend: of the replica set, unless the name says otherwise."""
+    return lambda backend: url_or_skip("mongo" if "standalone" in backend else "mongo_replica_set")
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a database of this test's own, on the server whose fixture the test or its class names as ``server``."""
-    url = request.getfixturevalue(getattr(request.cls, "server", "standalone"))
-    name = f"t{secrets.token_hex(6)}"
-    yield name
-    with pymongo.MongoClient(url) as client:
-        client.drop_database(name)
+def place(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> Iterator[Place]:
+    """Where a test's data is: for a class with a ``backend``, on its server and by its driver."""
+    backend = getattr(request.cls, "backend", "mongo")
+    place = Place(server_url(backend), motor="motor" in backend)
+    yield place
+    place.drop()
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"

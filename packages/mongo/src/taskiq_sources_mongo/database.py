@@ -208,8 +208,9 @@ def _connect(settings: Settings) -> AsyncMongoClient[Document]:
     given = settings.address.options if settings.address else frozenset()
     try:
         return AsyncMongoClient(settings.url, **{name: value for name, value in defaults.items() if name.lower() not in given})
-    except (PyMongoError, ValueError, TypeError) as error:  # the text may quote the URL
-        raise SourceConnectionError(f"{settings.where} cannot be used: the URL has an option that is not valid") from error
+    except (PyMongoError, ValueError, TypeError):  # the text may quote secrets from the URL
+        problem = "the URL has an option that is not valid, or a name that does not resolve"
+        raise SourceConnectionError(f"{settings.where} cannot be used: {problem}") from None
 
 
 def _cause(error: PyMongoError) -> BaseException | None:

@@ -25,7 +25,7 @@ _DATABASE = re.compile(r'[^/\\. "$*<>:|?\0]{1,63}')
 SCHEDULE_INDEXES = [
     IndexModel(OLDEST_DUE, name="due", partialFilterExpression=PENDING),
     IndexModel([("task_name", ASCENDING), ("_id", ASCENDING)], name="task_name"),
-    IndexModel([("owner", ASCENDING), ("_id", ASCENDING)], name="owner", partialFilterExpression={"owner": {"$type": "string"}}),
+    IndexModel([("owner", ASCENDING), ("_id", ASCENDING)], name="owner", partialFilterExpression={"owner": {"$gte": ""}}),
     IndexModel([("paused", ASCENDING), ("_id", ASCENDING)], name="paused", partialFilterExpression={"paused": True}),
     IndexModel(
         [("quarantined", ASCENDING), ("_id", ASCENDING)],

@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar
 
-from pymongo import InsertOne, ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo import InsertOne, ReturnDocument
 
 from taskiq_sources.clock import floor_ms
 from taskiq_sources.errors import (
@@ -32,16 +30,14 @@ from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, S
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_mongo import statements
 from taskiq_sources_mongo.addresses import address_of
+from taskiq_sources_mongo.bulk import batches, portions, upsert, write_each
 from taskiq_sources_mongo.database import Client, Database, Documents, Settings
 from taskiq_sources_mongo.documents import Document, claim_from, new_schedule, run_from, schedule_from
-from taskiq_sources_mongo.errors import connection_error
 from taskiq_sources_mongo.outbox import Outbox
 from taskiq_sources_mongo.schema import Names, check_server, migrate
 
 logger = logging.getLogger("taskiq_sources")
 
-T = TypeVar("T")
-Write: TypeAlias = "InsertOne[Document] | UpdateOne"
 
 _DEFAULT_DATABASE = "taskiq"
 
@@ -53,10 +49,9 @@ _BATCH = 1_000
 
 _FEW = 20  # so many schedules are put without looking which of them exist
 _PRUNE_BATCH = 5_000
-_DUPLICATE_KEY = 11_000
 
 #: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
-_FIRST_WINDOWS = (1, 500)
+_FIRST_WINDOWS = (1, 100)
 _WINDOW_GROWTH = 10
 
 
@@ -156,23 +151,24 @@ class MongoStore(ScheduleStore):
     # -- definitions ---------------------------------------------------------------------------------------------------------
 
     async def put(self, schedules: Sequence[StoredSchedule], *, replace: bool = True) -> frozenset[str]:
+        opened = self._opened()
         given = {schedule.id: schedule for schedule in schedules}
         likely = set(given) if len(given) <= _FEW else await self._existing(given)
         absent = {schedule_id: InsertOne(new_schedule(given[schedule_id])) for schedule_id in given if schedule_id not in likely}
-        left = likely | (await self._write_each(absent)).refused
+        left = likely | (await write_each(opened.database, opened.schedules, absent)).refused
         existing: set[str] = set()
         while left:
-            writes = {schedule_id: _upsert(given[schedule_id], replace=replace) for schedule_id in given if schedule_id in left}
-            done = await self._write_each(writes)
+            writes = {schedule_id: upsert(given[schedule_id], replace=replace) for schedule_id in given if schedule_id in left}
+            done = await write_each(opened.database, opened.schedules, writes)
             existing |= left - done.created - done.refused
             # In the way of a new schedule is one that has finished but is not quite gone, or one that somebody else just stores.
-            await self._opened().outbox.move_of(done.refused)
+            await opened.outbox.move_of(done.refused)
             left = set(done.refused)
         return frozenset(existing)
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
         found: dict[str, StoredSchedule] = {}
-        for some in _portions(ids, _MOST_IDS):
+        for some in portions(ids, _MOST_IDS):
             for document in await self._find(statements.alive(some)):
                 found[document["_id"]] = schedule_from(document)
         return found
@@ -184,7 +180,7 @@ class MongoStore(ScheduleStore):
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
         opened = self._opened()
         existed: set[str] = set()
-        for some in _portions(ids, _MOST_IDS):
+        for some in portions(ids, _MOST_IDS):
             left = await self._existing(some)
             existed |= left
             while left:
@@ -250,7 +246,7 @@ class MongoStore(ScheduleStore):
         found: list[Document] = []
         if ids is None:
             found = await self._find(statements.eligible(now, horizon), fields, hint="due", **options)
-        for some in _portions(ids or (), _MOST_IDS):
+        for some in portions(ids or (), _MOST_IDS):
             found += await self._find(statements.eligible(now, horizon, some), fields, hint="_id_", **options)
         found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
         return {document["_id"]: document["revision"] for document in found[:limit]}
@@ -283,7 +279,7 @@ class MongoStore(ScheduleStore):
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         opened = self._opened()
         ours: set[str] = set()
-        for some in _portions(claims, _BATCH):
+        for some in portions(claims, _BATCH):
             held, renewed = statements.held(some), {"$set": {"lease_until": until}}
             done = await opened.database.write(partial(opened.schedules.update_many, held, renewed, hint="_id_"), repeatable=True)
             named = {claim.schedule.id for claim in some}
@@ -293,7 +289,7 @@ class MongoStore(ScheduleStore):
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         self._opened()
         lost: set[str] = set()
-        for some in _batches(outcomes):
+        for some in batches(outcomes, _BATCH):
             lost |= await self._settle(some)
         return frozenset(lost)
 
@@ -318,7 +314,7 @@ class MongoStore(ScheduleStore):
     async def next_due(self, now: datetime) -> datetime | None:
         window, larger = _FIRST_WINDOWS
         while True:
-            options: dict[str, Any] = {"sort": statements.OLDEST_DUE, "limit": window, "hint": "due"}
+            options: dict[str, Any] = {"sort": statements.OLDEST_DUE, "limit": window, "batch_size": window, "hint": "due"}
             found = await self._find(statements.PENDING, {"next_run_at": 1, "lease_until": 1}, **options)
             earliest: datetime | None = None
             for document in found:
@@ -380,26 +376,7 @@ class MongoStore(ScheduleStore):
         return {document["_id"] for document in await self._find(condition, {"_id": 1}, hint="_id_")}
 
     async def _existing(self, ids: Collection[str]) -> set[str]:
-        return {schedule_id for some in _portions(ids, _MOST_IDS) for schedule_id in await self._ids(statements.alive(some))}
-
-    async def _write_each(self, writes: Mapping[str, Write]) -> _Written:
-        """Write schedules independently of one another."""
-        opened, ids = self._opened(), list(writes)
-        if not writes:
-            return _Written(frozenset(), frozenset())
-        errors: list[Document] = []
-        try:
-            done = await opened.database.write(partial(opened.schedules.bulk_write, list(writes.values()), ordered=False))
-            upserted = done.bulk_api_result["upserted"]
-        except BulkWriteError as error:
-            upserted = error.details["upserted"]
-            errors = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
-        for problem in errors:
-            if problem["code"] != _DUPLICATE_KEY:
-                failure = OperationFailure(problem["errmsg"], problem["code"], problem)
-                raise connection_error(opened.database.where, failure) from None
-        created = frozenset(ids[entry["index"]] for entry in upserted)
-        return _Written(created=created, refused=frozenset(ids[problem["index"]] for problem in errors))
+        return {schedule_id for some in portions(ids, _MOST_IDS) for schedule_id in await self._ids(statements.alive(some))}
 
 
 class StandaloneMongoStore(MongoStore):
@@ -411,36 +388,3 @@ class StandaloneMongoStore(MongoStore):
     capabilities: ClassVar[Capabilities] = replace(MongoStore.capabilities, push=False)
 
     watch = ScheduleStore.watch
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Which schedules were made by an upsert, and which could not be made because there is one of that id."""
-
-    created: frozenset[str]
-    refused: frozenset[str]
-
-
-def _upsert(schedule: StoredSchedule, *, replace: bool) -> UpdateOne:
-    write = statements.insert_or_replace(schedule) if replace else statements.insert_only(schedule)
-    return UpdateOne({"_id": schedule.id, "finished": False}, write, upsert=True, hint="_id_")
-
-
-def _portions(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(values)
-    while portion := list(islice(remaining, size)):
-        yield portion
-
-
-def _batches(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
-    """Yield the outcomes in batches that a statement can hold."""
-    batch: list[Outcome] = []
-    weight = 0
-    for outcome in outcomes:
-        if batch and weight + 1 + len(outcome.runs) > 2 * _BATCH:
-            yield batch
-            batch, weight = [], 0
-        batch.append(outcome)
-        weight += 1 + len(outcome.runs)
-    if batch:
-        yield batch
