@@ -94,12 +94,8 @@ class Dispatcher:
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._batch = min(settings.max_concurrent_sends, settings.batch_size)
-        self.breaker = Breaker(
-            settings.breaker_threshold,
-            settings.breaker_pause,
-            settings.breaker_longest_pause,
-            lambda: asyncio.get_running_loop().time(),
-        )
+        pauses = settings.breaker_pause, settings.breaker_longest_pause
+        self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
 
     @property
     def in_flight(self) -> int:
@@ -145,6 +141,9 @@ class Dispatcher:
         pause = _FIRST_PAUSE
         while not self._stop.is_set():
             self._wake.clear()
+            if not self.store_reachable and any(held.is_over for held in self.ledger):
+                await event_or_timeout(self._wake, 1)  # what was sent is recorded first: if its lease has ended, it is due again
+                continue
             try:
                 wait = await self._claim_what_is_due()
             except SourceConnectionError as error:
@@ -290,6 +289,7 @@ class Dispatcher:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
+            self._store_answered()
             self.metrics.lost(len(lost))
             break
         self.last_settle_at = now
