@@ -13,6 +13,7 @@ from taskiq import AsyncBroker, BrokerMessage
 
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource
 from taskiq_sources.memory import MemoryData
+from taskiq_sources_conformance.virtual import outage
 from taskiq_sources_conformance.virtual_loop import LoopClock, VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -90,3 +91,20 @@ async def test_a_renewal_that_crosses_a_record_is_no_loss(caplog: pytest.LogCapt
 
     assert len(broker.sent) == 1
     assert not caplog.records
+
+
+@pytest.mark.parametrize("seconds", [45, 100, 290])
+async def test_a_send_is_recorded_before_it_can_be_claimed_again(seconds: int) -> None:
+    """After an outage longer than the lease, a scheduler records what it has sent before it claims: it was due again by then."""
+    clock, broker = LoopClock(START), SlowBroker()
+    source = InMemoryScheduleSource(MemoryData(), clock=clock, lease=timedelta(seconds=30))
+    await source.add_schedules([task(f"{number}", time=START) for number in range(50)])
+    async with DurableScheduler(broker, [source]):
+        await asyncio.sleep(SEND / 2)
+        async with outage(source.store):
+            await asyncio.sleep(seconds)
+        await asyncio.sleep(60)
+        attempts = {run.attempt async for run in source.runs()}
+
+    assert len(broker.sent) == 50
+    assert attempts == {1}
