@@ -190,6 +190,7 @@ async def test_refusals_name_the_database_and_never_the_password(server: Postgre
         wrong.replace("127.0.0.1", "no-such-host.invalid"): ("no-such-host.invalid", repr(database)),
         wrong.replace(f":{server.port}/", ":9/"): ("127.0.0.1:9", repr(database)),
         f"{right[: -len(database)]}nowhere": (host, "'nowhere'", "create the database"),
+        f"{wrong}?sslmode=sometimes": (host, repr(database), "sslmode", "correct the dsn"),
     }.items():
         source = PostgresScheduleSource(dsn)
         with pytest.raises(SourceConnectionError) as caught:
@@ -197,6 +198,7 @@ async def test_refusals_name_the_database_and_never_the_password(server: Postgre
 
         shown = "".join(traceback.format_exception(type(caught.value), caught.value, caught.value.__traceback__))
         assert [word for word in expected if word not in str(caught.value)] == []
+        assert caught.value.__cause__ is not None
         assert not any(word in shown + repr(source) for word in (secret, server.password))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import asyncpg
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources_postgres.errors import connection_error, is_conflict, is_lost_connection, is_unsent
+from taskiq_sources_postgres.errors import is_conflict, is_lost_connection, is_unsent, raise_named
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -86,7 +86,7 @@ class Database:
         self._closed = True
         await asyncio.gather(*map(self._stop_listening, list(self._listeners)))
         if not self._injected:
-            with suppress(asyncio.TimeoutError):  # then the connections that are still in use have been cut
+            with suppress(*_BROKEN):  # then its connections have been cut
                 await asyncio.wait_for(self._pool.close(), self._settings.connect_timeout)
 
     async def call(self, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False) -> T:
@@ -112,9 +112,9 @@ class Database:
                 elif is_lost_connection(error) and (repeatable or not begun):
                     broken += 1
                 else:
-                    raise connection_error(self._settings.where, error) from error.__cause__
+                    raise_named(self._settings.where, error)
                 if undone > _MAX_UNDONE or broken > 1:
-                    raise connection_error(self._settings.where, error) from error.__cause__
+                    raise_named(self._settings.where, error)
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
@@ -171,7 +171,7 @@ class Database:
                         await self._wait_or_check(connection, wake)
         except _BROKEN as error:
             if not self._closed:
-                raise connection_error(self._settings.where, error) from error.__cause__
+                raise_named(self._settings.where, error)
 
     @asynccontextmanager
     async def _listening(self, channel: str, wake: asyncio.Event) -> AsyncIterator[Connection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from typing import NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import asyncpg
@@ -74,27 +75,30 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, ConnectionError) and not isinstance(error, SourceConnectionError)
 
 
-def connection_error(where: str, error: Exception) -> Exception:
-    """Return our error for one of the driver's or of the operating system, caused by it; any other is returned as it is.
+def raise_named(where: str, error: Exception) -> NoReturn:
+    """Raise our error for one of the driver's or of the operating system; any other goes on as it is.
 
     Args:
         where: What `describe` returns.
         error: What was raised. Its text comes from the server or from this machine, and neither has a password to tell.
     """
-    problem: str | None = None
-    if isinstance(error, SourceConnectionError):
-        return error
+    problem = None if isinstance(error, SourceConnectionError) else _problem(error)
+    if problem is None:
+        raise error
+    raise SourceConnectionError(f"{where} {problem}") from error
+
+
+def _problem(error: Exception) -> str | None:
+    """Return what is wrong and what to do about it, or None if it is a bug."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        problem = next((f"cannot be used: {error}; {advice}" for sign, advice in _ADVICE if state.startswith(sign)), None)
-    elif isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        problem = "does not answer in time: check that it runs, or allow it more time (connect_timeout, command_timeout)"
-    elif isinstance(error, OSError):
-        problem = f"cannot be reached: {error.strerror or error}; check host and port, and that the server runs"
-    elif isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and not isinstance(error, ValueError):
-        problem = f"cannot be used: {error}; the next call connects anew"
-    if problem is None:
-        return error
-    named = SourceConnectionError(f"{where} {problem}")
-    named.__cause__ = error
-    return named
+        return next((f"cannot be used: {error}; {advice}" for sign, advice in _ADVICE if state.startswith(sign)), None)
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        return "does not answer in time: check that it runs, or allow it more time (connect_timeout, command_timeout)"
+    if isinstance(error, OSError):
+        return f"cannot be reached: {error.strerror or error}; check host and port, and that the server runs"
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return f"cannot be used: {error}; correct the dsn"
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)) and not isinstance(error, ValueError):
+        return f"cannot be used: {error}; the next call connects anew"
+    return None
