@@ -104,6 +104,13 @@ def backends(session: nox.Session) -> None:
 
 
 @nox.session
+def engine(session: nox.Session) -> None:
+    """The engine with real schedulers, which are killed, stopped and starved on every backend. Minutes; wants a quiet machine."""
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
+    session.run(*PYTEST, *(session.posargs or ["tests/engine"]))
+
+
+@nox.session
 def conformance(session: nox.Session) -> None:
     """The conformance suite, for one backend alone: nox -s conformance -- --backend redis."""
     session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
@@ -182,9 +189,8 @@ def dev(session: nox.Session) -> None:
 
 
 def served() -> list[str]:
-    """Return the tests of the backends that need a server, of the servers, and of the engine with real processes."""
-    packages = [f"packages/{name}" for name in BACKENDS if name != "sqlite"]
-    return [*packages, "tests/engine", OF_SERVERS]
+    """Return the tests of the backends that need a server, and of the servers."""
+    return [*(f"packages/{name}" for name in BACKENDS if name != "sqlite"), OF_SERVERS]
 
 
 def group(name: str) -> list[str]:
