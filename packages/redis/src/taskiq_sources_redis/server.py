@@ -30,7 +30,7 @@ _NAMES_THE_COMMAND = tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) 
 
 #: What Redis or the driver says, and what to do about it; the first that is found counts.
 _ADVICE = (
-    ("WRONGPASS|NOAUTH|[Aa]uthentication|invalid (username-)?password", "check the user name and password"),
+    ("WRONGPASS|NOAUTH|[Aa]uthenticat|invalid (username-)?password", "check the user name and password"),
     (
         "NOPERM|no permissions?|user executing the script can't",
         "give the user the rights that the README of taskiq-sources-redis lists",
