@@ -8,6 +8,9 @@ A single server has no transactions; what it does to one document is one step al
    schedule, and is not below the server's clock), so that it does not matter who merges how often, or late.
 3. The entries are taken out of the outboxes; finished schedules are deleted.
 
+The second step has to be durable before the third is taken, or else a server that dies between them and comes back without the
+rows would be told to take away the entries too; the third may be lost.
+
 Whoever dies before the first step has done nothing. What is left after it has an index, and `Outbox.move_all` finishes it: before
 history is read or pruned, and when a store is opened. Dying after the second step means that the rows are merged once more.
 """
@@ -33,7 +36,8 @@ class Outbox:
 
     def __init__(self, database: Database, names: Names) -> None:
         self._database = database
-        self._schedules = database.collection(names.schedules).with_options(write_concern=drivers.RELAXED)
+        self._schedules = database.collection(names.schedules)
+        self._relaxed = self._schedules.with_options(write_concern=drivers.RELAXED)
         self._runs = names.runs
 
     async def move_all(self) -> None:
@@ -56,6 +60,15 @@ class Outbox:
         batches = list({entry["batch"] for document in found for entry in document["outbox"]})
         await self.merge(batches)
         await self.clear(batches)
+
+    async def forget(self, rows: Document) -> None:
+        """Drop rows from entries that stay, so that they do not come back when they are merged once more.
+
+        Args:
+            rows: The condition of the rows.
+        """
+        dropped = {"$pull": {"outbox.$[].rows": rows}}
+        await self._database.write(lambda: self._schedules.update_many(_NOT_EMPTY, dropped, hint="outbox"), repeatable=True)
 
     async def merge(self, batches: list[str]) -> None:
         """Write the rows of all outboxes that hold entries of `batches` into the runs."""
@@ -87,6 +100,6 @@ class Outbox:
         done = {**having, "finished": True, "outbox": {"$not": others}}
         taken = {"$pull": {"outbox": {"batch": {"$in": batches}}}}
         if batches and finished:
-            await self._database.write(lambda: self._schedules.delete_many(done, hint="outbox"), repeatable=True)
+            await self._database.write(lambda: self._relaxed.delete_many(done, hint="outbox"), repeatable=True)
         if batches:
-            await self._database.write(lambda: self._schedules.update_many(having, taken, hint="outbox"), repeatable=True)
+            await self._database.write(lambda: self._relaxed.update_many(having, taken, hint="outbox"), repeatable=True)

@@ -56,6 +56,6 @@ class MongoScheduleSource(ScheduleSource):
 
 
 def _speaks_of_replicas(url: str | None, client: Client | None) -> bool:
-    if client is not None:
-        return str(client.topology_description.topology_type_name).startswith(("ReplicaSet", "Sharded"))
-    return url is not None and address_of(url).replicated
+    if url is not None:
+        return address_of(url).replicated
+    return client is not None and str(client.topology_description.topology_type_name).startswith(("ReplicaSet", "Sharded"))

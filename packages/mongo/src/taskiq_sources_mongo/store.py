@@ -345,6 +345,7 @@ class MongoStore(ScheduleStore):
         for surplus in await opened.database.find(opened.runs, {}, {"recorded_at": 1}, **place):
             if surplus["recorded_at"] >= before:
                 condition = statements.older(surplus["recorded_at"], surplus["_id"], or_equal=True)
+        await opened.outbox.forget(condition)
         oldest: dict[str, Any] = {"sort": statements.OLDEST, "limit": _PRUNE_BATCH}
         total = 0
         while found := await opened.database.find(opened.runs, condition, {"_id": 1}, **oldest):

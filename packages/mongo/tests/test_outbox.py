@@ -1,0 +1,407 @@
+"""Dying after any statement, and what the next one finds; and everything that may happen between two statements."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuery
+from taskiq_sources_conformance.build import (
+    LEASE,
+    NOW,
+    at,
+    listed,
+    outcome,
+    put_and_take,
+    read,
+    recorded,
+    run,
+    schedule,
+    take,
+    take_one,
+)
+from taskiq_sources_mongo import MongoStore, outbox
+from taskiq_sources_mongo.database import Database
+
+pytestmark = pytest.mark.anyio
+
+_TIMEOUT = 20.0
+
+
+class Died(BaseException):
+    """The end of a process, for a test in one."""
+
+
+@pytest.fixture
+async def store(place: Any) -> AsyncIterator[MongoStore]:
+    store = MongoStore(**place.arguments())
+    await store.open()
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def other(place: Any, store: MongoStore) -> AsyncIterator[MongoStore]:
+    other = MongoStore(**place.arguments())
+    await other.open()
+    yield other
+    await other.close()
+
+
+@pytest.fixture
+def left_behind_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clear entries of others at once, and not only when they had time to do it themselves."""
+    monkeypatch.setattr(outbox, "_LEFT_BEHIND", {"$gt": ["$seq", 0]})
+
+
+# -- crash points ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("statements", range(5))
+@pytest.mark.usefixtures("left_behind_at_once")
+async def test_dying_after_any_statement_of_a_settle(
+    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, statements: int
+) -> None:
+    """An outcome is applied whole, with its history, or not at all; and nothing stays behind."""
+    ids = ["finished", "going", "moved"]
+    await store.put([schedule(schedule_id) for schedule_id in ids])
+    outcomes = [_outcome(claim) for claim in await take(store)]
+    _die_after(monkeypatch, store, statements)
+    try:
+        assert await store.settle(outcomes) == frozenset()
+    except Died:
+        pass
+    else:
+        assert statements > 3, "this many statements are more than a settle has: the test has proved everything already"
+
+    rows = await recorded(other)
+    found = await other.get(ids)
+    applied = statements > 0
+    assert sorted(rows) == (sorted(f"{schedule_id}@1" for schedule_id in ids) if applied else [])
+    assert set(found) == ({"going", "moved"} if applied else set(ids))
+    assert {one.next_run_at for one in found.values()} == ({at(3600)} if applied else {at(-1)})
+    assert await other.settle(outcomes) == (frozenset(ids) if applied else frozenset())
+    assert len(await recorded(other)) == len(ids)
+    assert _remains(place) == {"going": [], "moved": []}
+
+
+@pytest.mark.parametrize("statements", range(5))
+async def test_dying_after_any_statement_of_a_claim(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, statements: int
+) -> None:
+    """What a dead process has claimed comes free with its lease."""
+    await store.put([schedule("a"), schedule("b")])
+    _die_after(monkeypatch, store, statements)
+    try:
+        claimed = await take(store)
+    except Died:
+        claimed = []
+
+    free = await take(other)
+    later = await take(other, now=NOW + LEASE)
+    assert len(claimed) + len(free) in {0, 2}
+    assert [claim.schedule.id for claim in later] == ["a", "b"]
+
+
+@pytest.mark.parametrize("statements", range(8))
+@pytest.mark.usefixtures("left_behind_at_once")
+async def test_dying_while_deleting_what_has_history_on_its_way(
+    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, statements: int
+) -> None:
+    """The history of a schedule stays when it is deleted, wherever its deletion breaks off."""
+    await _leave_in_outbox(other, monkeypatch, await put_and_take(other))
+    _die_after(monkeypatch, store, statements)
+    with contextlib.suppress(Died):
+        assert await store.delete(["a"]) == {"a"}
+
+    await other.delete(["a"])
+    assert await recorded(other) == ["a@1"]
+    assert _remains(place) == {}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_history_on_its_way_is_read_by_everybody(
+    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """A row counts as written when the outcome is, read by whomever; also by those who prune."""
+    await _leave_in_outbox(store, monkeypatch, await put_and_take(store), finished=finished)
+
+    assert await recorded(other) == ["a@1"]
+    assert await other.get(["a"]) == {} if finished else (await read(other)).next_run_at == at(3600)
+    assert await other.prune_runs(before=at(99), keep=9) == 1
+    assert await recorded(store) == []
+
+
+async def test_an_entry_is_left_to_its_settle_for_a_while(place: Any, store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads history moves rows, but takes entries away only when the one they come from must be dead."""
+    await _leave_in_outbox(store, monkeypatch, await put_and_take(store))
+    await recorded(store)
+    assert _remains(place) == {"a": ["a@1"]}
+
+    monkeypatch.setattr(outbox, "_LEFT_BEHIND", {"$gt": ["$seq", 0]})
+    await recorded(store)
+    assert _remains(place) == {"a": []}
+
+
+async def test_opening_sees_to_what_is_left_behind(
+    place: Any, store: MongoStore, monkeypatch: pytest.MonkeyPatch, left_behind_at_once: None
+) -> None:
+    await _leave_in_outbox(store, monkeypatch, await put_and_take(store), finished=True)
+    assert _remains(place) == {"a": ["a@1"]}
+    third = MongoStore(**place.arguments())
+    await third.open()
+
+    assert _remains(place) == {}
+    await third.close()
+
+
+# -- late hands ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_merged_late_does_not_replace_a_newer_one(
+    place: Any, store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that slept over its merge brings an old row when a newer one is there: the newer one stays."""
+    claim = await put_and_take(store)
+    entries: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox.Outbox, "clear", _nothing)
+        await store.settle([outcome(claim, next_run_at=at(-1), runs=(run("a@1", status="failed", attempt=1),))])
+    with place.direct() as database:
+        entries = database["taskiq_schedules"].find_one({"_id": "a"})["outbox"]
+    await store._opened().outbox.clear([entries[0]["batch"]])
+    await store.settle([outcome(await take_one(store), runs=(run("a@1", status="sent", attempt=2),))])
+    with place.direct() as database:
+        database["taskiq_schedules"].update_one({"_id": "a"}, {"$set": {"outbox": entries}})
+    await store._opened().outbox.merge([entries[0]["batch"]])
+
+    assert [(row.status, row.attempt) for row in await store.runs(RunQuery(), limit=9)] == [("sent", 2)]
+
+
+async def test_a_finished_schedule_with_an_older_entry_keeps_it(
+    place: Any, store: MongoStore, monkeypatch: pytest.MonkeyPatch, left_behind_at_once: None
+) -> None:
+    """Clearing one entry of a finished schedule does not take the other with it."""
+    await _leave_in_outbox(store, monkeypatch, await put_and_take(store, next_run_at=at(-5)), next_run_at=at(-1))
+    finished = outcome(await take_one(store), finished=True, runs=(run("a@2"),))
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox.Outbox, "merge", _nothing)
+        await store.settle([finished])
+    assert _remains(place) == {"a": ["a@1"]}, "the settle's own entry is cleared; the older one is there, though the rest is gone"
+
+    assert await recorded(store) == ["a@1"]
+    assert _remains(place) == {}
+
+
+async def test_putting_over_one_that_has_just_finished(
+    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id is free as soon as the settle has finished it, whatever is still to be cleaned up; with and without `replace`."""
+    for replace, many in ((True, 1), (False, 1), (True, 50), (False, 50)):
+        schedule_id = f"{replace}-{many}"
+        claim = await put_and_take(store, schedule_id)
+        await _leave_in_outbox(store, monkeypatch, claim, finished=True)
+        others = [schedule(f"{schedule_id}-{number}") for number in range(1, many)]
+
+        assert await other.put([schedule(schedule_id, document="anew"), *others], replace=replace) == frozenset()
+        assert (await read(other, schedule_id)).document == "anew"
+        assert f"{schedule_id}@1" in await recorded(other)
+
+
+# -- between two statements ------------------------------------------------------------------------------------------------------
+
+
+async def _move(store: MongoStore) -> None:
+    await store.update("a", ScheduleChanges(updated_at=NOW, scheduled_for=at(900), next_run_at=at(900), attempt=0))
+
+
+async def _put_moved(store: MongoStore) -> None:
+    await store.put([schedule(timing="moved", scheduled_for=at(900), next_run_at=at(900))])
+
+
+@pytest.mark.parametrize("edit", [_move, _put_moved])
+@pytest.mark.parametrize("before", ["update_many", "the second find"])
+async def test_an_edit_of_when_amid_a_claim_is_kept(
+    store: MongoStore,
+    other: MongoStore,
+    monkeypatch: pytest.MonkeyPatch,
+    edit: Callable[[MongoStore], Awaitable[None]],
+    before: str,
+) -> None:
+    """Whatever moves while it is being claimed is not sent at its old time, nor is its new time settled away."""
+    await store.put([schedule("a"), schedule("b")])
+    _before(monkeypatch, store, before, lambda: edit(other))
+    claims = await take(store)
+
+    assert [claim.schedule.id for claim in claims] == ["b"]
+    found = await read(other)
+    assert (found.next_run_at, found.lease_until, found.attempt) == (at(900), None, 0)
+    assert (await take_one(other, now=at(900))).schedule.attempt == 1
+
+
+async def test_an_edit_of_arguments_amid_a_claim_does_no_harm(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new document that comes while its schedule is claimed is sent already; the occurrence is settled as ever."""
+    await store.put([schedule()])
+    _before(monkeypatch, store, "the second find", lambda: other.update("a", ScheduleChanges(updated_at=NOW, document="new")))
+    [claim] = await take(store)
+
+    assert (claim.schedule.document, claim.schedule.attempt) == ("new", 1)
+    assert await store.settle([outcome(claim)]) == frozenset()
+    assert (await read(other)).next_run_at == at(3600)
+
+
+async def test_what_others_take_amid_a_claim_is_made_up_for(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that finds its candidates taken looks for others, up to the limit."""
+    await store.put([schedule(f"{number}") for number in range(9)])
+    _before(monkeypatch, store, "update_many", lambda: take(other, limit=4))
+    claims = await take(store, limit=5)
+
+    assert [claim.schedule.id for claim in claims] == ["4", "5", "6", "7", "8"]
+
+
+async def test_a_take_over_amid_an_outcome_is_told_apart(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of outcomes of one call, those that are lost are named, and no other, whoever reads history meanwhile."""
+    await store.put([schedule(schedule_id) for schedule_id in ("a", "b", "c")])
+    claims = {claim.schedule.id: claim for claim in await take(store)}
+    await take(other, now=NOW + LEASE, ids=["b"])
+    _before(monkeypatch, store, "the second find", lambda: other.runs(RunQuery(), limit=1), finds=0)
+    lost = await store.settle([_outcome(claims["a"], finished=True), _outcome(claims["b"]), _outcome(claims["c"])])
+
+    assert lost == {"b"}
+    assert sorted(await recorded(store)) == ["a@1", "c@1"]
+
+
+async def test_schedules_that_come_and_go_while_they_are_put(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many that are put, one that appears meanwhile is replaced, and one that disappears is made; both are told right."""
+    many = [schedule(f"{number:02}") for number in range(40)]
+    await store.put([schedule("00")])
+
+    async def meanwhile() -> None:
+        await other.put([schedule("01")])
+        await other.delete(["00"])
+
+    _before(monkeypatch, store, "bulk_write", meanwhile)
+
+    assert await store.put(many) == {"01"}
+    found = await other.get(["00", "01", "02"])
+    assert [(one.id, one.revision) for one in sorted(found.values(), key=lambda one: one.id)] == [("00", 1), ("01", 2), ("02", 1)]
+
+
+async def test_many_processes_leave_and_find_history(
+    place: Any, monkeypatch: pytest.MonkeyPatch, left_behind_at_once: None
+) -> None:
+    """Settles, readers that move everything at once, deletes and new schedules of the same ids: every row is there in the end."""
+    stores = [MongoStore(**place.arguments()) for _ in range(4)]
+    for one in stores:
+        await one.open()
+    expected: set[str] = set()
+
+    async def work(one: MongoStore, number: int) -> None:
+        for turn in range(12):
+            schedule_id = f"{turn % 3}"
+            await one.put([schedule(schedule_id)], replace=False)
+            for claim in await take(one, ids=[schedule_id]):
+                name = f"{number}-{turn}"
+                ended = outcome(claim, finished=turn % 2 == 0, next_run_at=at(-1), runs=(run(name, schedule_id=schedule_id),))
+                if await one.settle([ended]) == frozenset():
+                    expected.add(name)
+            if turn % 4 == number:
+                await one.delete([schedule_id])
+            await one.runs(RunQuery(), limit=1)
+
+    await asyncio.wait_for(asyncio.gather(*(work(one, number) for number, one in enumerate(stores))), _TIMEOUT * 2)
+
+    assert set(await recorded(stores[0])) == expected
+    assert len(expected) > 10
+    assert set(_remains(place)) == set(await listed(stores[0], ScheduleQuery()))
+    assert all(entries == [] for entries in _remains(place).values())
+    for one in stores:
+        await one.close()
+
+
+# -- helpers ---------------------------------------------------------------------------------------------------------------------
+
+
+def _outcome(claim: Claim, **fields: Any) -> Any:
+    schedule_id = claim.schedule.id
+    return outcome(
+        claim, **{"finished": schedule_id == "finished", "runs": (run(f"{schedule_id}@1", schedule_id=schedule_id),), **fields}
+    )
+
+
+async def _leave_in_outbox(store: MongoStore, monkeypatch: pytest.MonkeyPatch, claim: Claim, **fields: Any) -> None:
+    """Settle a claim, as a process does that dies right afterwards."""
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox.Outbox, "merge", _nothing)
+        patch.setattr(outbox.Outbox, "clear", _nothing)
+        assert await store.settle([_outcome(claim, **fields)]) == frozenset()
+
+
+async def _nothing(*_args: Any, **_kwargs: Any) -> None: ...
+
+
+def _remains(place: Any) -> dict[str, list[str]]:
+    """What there is of each schedule, finished ones included: the rows in its outbox."""
+    with place.direct() as database:
+        return {
+            found["_id"]: [row["_id"] for entry in found.get("outbox", []) for row in entry["rows"]]
+            for found in database["taskiq_schedules"].find()
+        }
+
+
+def _die_after(monkeypatch: pytest.MonkeyPatch, store: MongoStore, statements: int) -> None:
+    """Let `store` reach the server so often, and then no more."""
+    database = store._opened().database
+    left = statements
+
+    def mortal(original: Any) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Died
+            left -= 1
+            return await original(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(database, "write", mortal(database.write))
+    monkeypatch.setattr(database, "read", mortal(database.read))
+
+
+def _before(
+    monkeypatch: pytest.MonkeyPatch, store: MongoStore, what: str, act: Callable[[], Awaitable[Any]], *, finds: int = 1
+) -> None:
+    """Do something right before `store` sends a statement for the first time: one that writes, or to read what it has written."""
+    schedules = store._opened().schedules
+    database = store._opened().database
+    seen = 0
+
+    async def write(work: Any, *, repeatable: bool = False) -> Any:
+        nonlocal seen
+        if getattr(work, "func", work).__name__ == what and not seen:
+            seen = 1
+            await act()
+        return await Database.write(database, work, repeatable=repeatable)
+
+    async def find(collection: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        if collection is schedules and what == "the second find":
+            seen += 1
+            if seen == finds + 1:
+                await act()
+        return await Database.find(database, collection, *args, **kwargs)
+
+    monkeypatch.setattr(database, "write", write)
+    monkeypatch.setattr(database, "find", find)
