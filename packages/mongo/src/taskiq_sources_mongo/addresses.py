@@ -44,7 +44,7 @@ def address_of(url: str) -> Address:
         raise ScheduleValidationError("url", shown, _FORM)
     if match["scheme"] == "mongodb":
         try:
-            parse_uri(url, warn=True)
+            parse_uri(url, validate=False)
         except (PyMongoError, ValueError, TypeError):  # the text may quote the password
             raise ScheduleValidationError("url", shown, _FORM) from None
     options = {name.lower(): value for name, value in parse_qsl(match["query"] or "")}
