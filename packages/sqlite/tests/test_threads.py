@@ -18,7 +18,7 @@ from taskiq_sources_sqlite.operations import put
 
 pytestmark = pytest.mark.anyio
 
-EXIT_TIMEOUT = 30
+EXIT_TIMEOUT = 120
 
 
 class Gate:

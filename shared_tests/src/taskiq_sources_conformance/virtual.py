@@ -23,7 +23,7 @@ from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.store import ScheduleStore
 
 #: How long, in real seconds, the loops may need to come to rest before the test is taken to hang.
-_PATIENCE = 30.0
+_PATIENCE = 120.0
 
 _STORE_METHODS = ("now", "put", "get", "page", "delete", "update", "claim", "renew", "settle", "next_due", "runs", "prune_runs")
 
