@@ -33,7 +33,7 @@ WITHOUT_TASKIQ = ["packages/core/tests/triggers", "shared_tests/tests"]
 #: What needs no server: on every Python and with every taskiq.
 SERVERLESS = ["packages/core", "packages/sqlite", "tests", "shared_tests", "--ignore=tests/engine"]
 
-#: Backends whose suite does not pass everywhere yet (with Motor, claims from several threads fail): nox -s backends -- packages/mongo
+#: Backends whose suite does not pass everywhere yet (Motor: claims from several threads): nox -s backends -- packages/mongo
 UNFINISHED = {"mongo"}
 
 #: Tests of the servers that the session `backends` starts.
@@ -123,16 +123,13 @@ def conformance(session: nox.Session) -> None:
 
 @nox.session(python="3.10", reuse_venv=False)
 def min_versions(session: nox.Session) -> None:
-    """The tests of all packages with the lowest version of every direct dependency, on the lowest Python."""
+    """Core and SQLite with the lowest version of every direct dependency, on the lowest Python. Arguments go to pytest."""
     lowest = [pin for folder in DISTRIBUTIONS for pin in lowest_versions(folder)]
-    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"), *lowest)
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *lowest)
     if session.posargs:
         session.run(*PYTEST, *session.posargs)
         return
     session.run(*PYTEST, "packages/core", "packages/sqlite", "--ignore=packages/core/tests/triggers")
-    # Sources know no driver: of the other backends, the stores.
-    stores = [path for path in served() if path != OF_SERVERS]
-    session.run(*PYTEST, *stores, "-k", "not Source and not StockLoop")
 
 
 @nox.session
