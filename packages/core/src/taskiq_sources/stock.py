@@ -55,9 +55,11 @@ class OccurrenceEntry(ScheduledTask):
 
     Args:
         origin: The id of that schedule.
+        says_when: Whether its time is that of an occurrence, and not the end of somebody's lease.
     """
 
     origin: str = Field(default="", exclude=True)
+    says_when: bool = Field(default=True, exclude=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +114,7 @@ class StockLoop:
     async def pre_send(self, entry: taskiq.ScheduledTask) -> None:
         """Claim the occurrence that is due and fill `entry` with what is stored now, or cancel the send."""
         schedule_id = origin_of(entry)
-        # The loop starts an interval whenever it first sees it: that tick says nothing about when an occurrence is due.
-        says_when = isinstance(entry, OccurrenceEntry) or entry.cron is not None or entry.time is not None
-        early = EARLY if says_when else timedelta(0)
-        dispatches = await self._desk.take(limit=1, ids=[schedule_id], early=early)
+        dispatches = await self._desk.take(limit=1, ids=[schedule_id], early=EARLY if _says_when(entry) else timedelta(0))
         if not dispatches:
             if isinstance(entry, OccurrenceEntry):
                 await self._look_again(entry)
@@ -126,6 +125,7 @@ class StockLoop:
         entry.task_id, entry.schedule_id = current.task_id, current.schedule_id
         if isinstance(entry, OccurrenceEntry):
             entry.time = dispatch.claim.lease_until + EARLY  # should the send fail, the lease has to end first
+            entry.says_when = False
         self._forget_failed_sends(dispatch.claim.claimed_at)
         self._sending[id(entry)] = _Sending(entry, dispatch)
 
@@ -245,9 +245,11 @@ class StockLoop:
         if stored.lease_until is not None:
             moment = max(moment, stored.lease_until + EARLY)
         self._aim_at(entry, stored.id, stored.scheduled_for or moment, moment)
+        entry.says_when = moment == stored.next_run_at
 
     def _aim_at(self, entry: OccurrenceEntry, schedule_id: str, scheduled_for: datetime, moment: datetime) -> None:
         entry.time = moment
+        entry.says_when = True
         entry.schedule_id = f"{occurrence_id(schedule_id, scheduled_for)}~{self._process}{next(self._serials):x}"
 
     # -- settling ------------------------------------------------------------------------------------------------------------
@@ -283,6 +285,16 @@ class StockLoop:
 def origin_of(entry: taskiq.ScheduledTask) -> str:
     """Return the id of the schedule that an entry was handed out for."""
     return entry.origin if isinstance(entry, OccurrenceEntry) else origin_id(entry.schedule_id)
+
+
+def _says_when(entry: taskiq.ScheduledTask) -> bool:
+    """Whether the loop's tick for this entry means that an occurrence is due.
+
+    An interval is started whenever the loop first sees it, and the end of a lease is no occurrence: these bring nothing forward.
+    """
+    if isinstance(entry, OccurrenceEntry):
+        return entry.says_when
+    return entry.cron is not None or entry.time is not None
 
 
 def origin_id(handed_out: str) -> str:
