@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from typing_extensions import Unpack
 
+from taskiq_sources.backends import WHEN, changed_fields
 from taskiq_sources.clock import system_now
 from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, SourceClosedError
 from taskiq_sources.models import (
-    UNSET,
     Capabilities,
     Claim,
     Outcome,
@@ -30,9 +30,6 @@ from taskiq_sources.models import (
 )
 from taskiq_sources.source import ScheduleSource, SourceOptions
 from taskiq_sources.store import ScheduleStore
-
-#: Editing one of these is an edit of *when*.
-_WHEN = ("timing", "scheduled_for", "next_run_at")
 
 
 @dataclass(slots=True)
@@ -119,13 +116,9 @@ class MemoryStore(ScheduleStore):
             raise ScheduleNotFoundError(id)
         if expected_revision is not None and found.revision != expected_revision:
             raise RevisionConflictError(id, expected_revision, found.revision)
-        changed: dict[str, Any] = {
-            changed_field.name: value
-            for changed_field in fields(changes)
-            if (value := getattr(changes, changed_field.name)) is not UNSET
-        }
+        changed = changed_fields(changes)
         revision = found.revision + 1
-        timing_revision = revision if any(name in changed for name in _WHEN) else found.timing_revision
+        timing_revision = found.timing_revision if WHEN.isdisjoint(changed) else revision
         edited = replace(found, **changed, revision=revision, timing_revision=timing_revision)
         self._data.schedules[id] = edited
         self._changed()
