@@ -41,6 +41,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
         """End a session, however far it came."""
 
     async def open(self) -> None:
+        """Begin a session, unless there is one."""
         async with self._switching:
             if self._opened is not None:
                 return
@@ -53,6 +54,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
             self._opened = session
 
     async def close(self) -> None:
+        """End the session, if there is one."""
         async with self._switching:
             session, self._opened = self._opened, None
             if session is not None:
