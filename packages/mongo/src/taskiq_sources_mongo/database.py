@@ -35,7 +35,7 @@ DURABLE = WriteConcern("majority", j=True)
 #: For what can be done again by anybody.
 RELAXED = WriteConcern(1)
 
-_CHANGE_WAIT_MS = 500  # how long the server holds back "nothing has changed", and so how long `close` may take to end a watch
+_CHANGE_WAIT_MS = 500  # how long the server holds back that nothing has changed, and Motor cannot be interrupted
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
 
@@ -82,6 +82,7 @@ class Database:
         self.where = settings.where
         self._own: AsyncMongoClient[Document] | None = None
         self._closed = False
+        self._followers: dict[asyncio.Event, asyncio.Future[None]] = {}
         if client is None:
             client = self._own = _connect(settings)
         self._database = client.get_database(
@@ -104,6 +105,7 @@ class Database:
     async def close(self) -> None:
         """End watching, and close the client unless it was injected."""
         self._closed = True
+        await asyncio.gather(*map(self._stop_following, list(self._followers)))
         if self._own is not None:
             await self._own.close()
 
@@ -114,7 +116,7 @@ class Database:
             SourceConnectionError: The server cannot be reached, refuses us or has gone away.
         """
         try:
-            return await answer(work())
+            return await _apart(answer(work()))
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
 
@@ -152,27 +154,48 @@ class Database:
             return await answer(work())
 
         try:
-            return await _to_its_end(attempt())
+            return await _apart(attempt(), to_its_end=True)
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
 
     async def changes(self, collection: Documents, pipeline: list[Document]) -> AsyncGenerator[None, None]:
-        """Yield once when the subscription holds, and after that for each change that `pipeline` lets through; until `close`.
+        """Yield once when the subscription holds, and then after changes that `pipeline` lets through; until `close`.
 
         Raises:
             SourceConnectionError: The subscription was lost.
         """
+        news = asyncio.Event()
+        follower = asyncio.ensure_future(self._follow(collection, pipeline, news))
+        follower.add_done_callback(lambda _: news.set())
+        self._followers[news] = follower
+        try:
+            while True:
+                await news.wait()
+                news.clear()
+                if follower.done():
+                    break
+                yield
+        finally:
+            await self._stop_following(news)
+        if not self._closed:
+            follower.result()
+            raise SourceConnectionError(f"{self.where}: the change stream has ended; watch again")
+
+    async def _follow(self, collection: Documents, pipeline: list[Document], news: asyncio.Event) -> None:
         try:
             async with await answer(collection.watch(pipeline, max_await_time_ms=_CHANGE_WAIT_MS)) as stream:
-                yield
-                while not self._closed and stream.alive:
+                news.set()
+                while news in self._followers and stream.alive:
                     if await stream.try_next() is not None:
-                        yield
+                        news.set()
         except PyMongoError as error:
-            if not self._closed:
-                raise connection_error(self.where, error) from _cause(error)
-        if not self._closed:
-            raise SourceConnectionError(f"{self.where}: the change stream has ended; watch again")
+            raise connection_error(self.where, error) from _cause(error)
+
+    async def _stop_following(self, news: asyncio.Event) -> None:
+        follower = self._followers.pop(news, None)
+        if follower is not None:
+            follower.cancel()
+            await asyncio.wait({follower}, timeout=_CANCEL_GRACE)
 
 
 async def answer(result: Any) -> Any:
@@ -185,12 +208,20 @@ async def _drained(cursor: Any) -> list[Document]:
     return rows
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def _apart(work: Coroutine[Any, Any, T], *, to_its_end: bool = False) -> T:
+    """Await `work` in a task of its own: on Python 3.10 the driver may take a cancellation for itself, and go on.
+
+    Args:
+        work: What to await.
+        to_its_end: Whether, when the caller is cancelled, `work` is not, but awaited for a moment.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # its error interests nobody any more
+        if not to_its_end:
+            task.cancel()
         await asyncio.wait({task}, timeout=_CANCEL_GRACE)
         raise
 
