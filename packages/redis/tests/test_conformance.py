@@ -24,13 +24,13 @@ class TestRedisStore(StoreConformance):
         return Unreachable(RedisStore("redis://me:s3cr3t@127.0.0.1:9/7"), ("127.0.0.1:9", "/7"), "s3cr3t")
 
     async def server_version(self, store: Any) -> str:
-        return str((await store._opened().client.info("server"))["redis_version"])
+        return str((await store._session.client.info("server"))["redis_version"])
 
     async def make_schema_newer(self, store: Any) -> None:
-        await store._opened().client.hset(store._shards.keys[0][-1], "version", 9999)
+        await store._session.client.hset(store._shards.keys[0][-1], "version", 9999)
 
     async def drop_connections(self, store: Any) -> None:
-        await store._opened().client.client_kill_filter(_id=await store._opened().client.client_id(), skipme=False)
+        await store._session.client.client_kill_filter(_id=await store._session.client.client_id(), skipme=False)
 
 
 class TestRedisSource(SourceConformance):

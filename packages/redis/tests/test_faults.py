@@ -60,7 +60,7 @@ async def opened(url: str | None = None, **arguments: Any) -> AsyncIterator[Redi
     await store.open()
     try:
         yield store
-        if not hasattr(pool := getattr(store._opened().client, "connection_pool", None), "_in_use_connections"):
+        if not hasattr(pool := getattr(store._session.client, "connection_pool", None), "_in_use_connections"):
             return
         assert not pool._in_use_connections, "a connection was not given back"
     finally:

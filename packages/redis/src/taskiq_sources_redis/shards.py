@@ -1,27 +1,22 @@
-"""Where a schedule is among the shards, and how one operation is run on many of them. Knows no contract."""
+"""Where a schedule is among the shards, and how many schedules are sent at once. Knows no contract, and no server."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 import zlib
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar
-
-from taskiq_sources_redis.server import Server
-
-T = TypeVar("T")
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeAlias
 
 #: The keys of a shard, in the order that the scripts take them in.
 Keys: TypeAlias = tuple[bytes, ...]
 
-#: Of one schedule: its id, and the arguments that belong to it.
-Part: TypeAlias = tuple[str, Sequence[Any]]
+#: What an operation is told of one schedule; the id comes first.
+Part: TypeAlias = Sequence[bytes]
 
-BATCH = 500  # schedules in one call: a few milliseconds, in which Redis answers nobody else
+BATCH: Final = 500  # schedules in one call: a few milliseconds, in which Redis answers nobody else
 _BATCH_BYTES = 4 * 1024 * 1024
 
-_NAMES = ("state", "documents", "leases", "due", "leased", "parked", "index", "runs", "runs-index", "meta")
+_NAMES = ("state", "documents", "due", "leased", "parked", "index", "runs", "runs-index", "meta")
 
 
 class Shards:
@@ -39,55 +34,29 @@ class Shards:
         #: Where changes are told.
         self.channel = f"{{{tag}:0}}:changes".encode()
 
-    def of(self, schedule_id: str) -> Keys:
+    def of(self, schedule_id: bytes) -> Keys:
         """Return the keys of the shard that a schedule is in."""
-        return self.keys[zlib.crc32(schedule_id.encode()) % len(self.keys)]
+        return self.keys[zlib.crc32(schedule_id) % len(self.keys)]
 
-    async def run(self, server: Server, script: str, *arguments: Any) -> list[Any]:
-        """Run a script in every shard, and return the answers."""
-        return await together([server.run(script, keys, *arguments) for keys in self.keys])
-
-    async def run_batches(self, server: Server, script: str, parts: Iterable[Part], *fixed: Any) -> list[Any]:
-        """Run a script over many schedules, in batches, all shards at once; return the answers.
-
-        Args:
-            server: Where.
-            script: What.
-            parts: The schedules, and their arguments.
-            fixed: The arguments that come before those.
-        """
-        by_shard: dict[Keys, list[Sequence[Any]]] = {}
-        for schedule_id, arguments in parts:
-            by_shard.setdefault(self.of(schedule_id), []).append(arguments)
-
-        async def run(keys: Keys, every: list[Sequence[Any]]) -> list[Any]:
-            return [await server.run(script, keys, *fixed, *batch) for batch in _cut(every)]
-
-        answers = await together([run(keys, every) for keys, every in by_shard.items()])
-        return [answer for of_shard in answers for answer in of_shard]
+    def batches(self, parts: Iterable[Part]) -> dict[Keys, list[list[bytes]]]:
+        """Sort the parts by shard, and cut what goes to each into batches, small enough in number and in bytes."""
+        by_shard: dict[Keys, list[Part]] = {self.keys[0]: list(parts)}
+        if len(self.keys) > 1:
+            by_shard, every = {}, by_shard[self.keys[0]]
+            for part in every:
+                by_shard.setdefault(self.of(part[0]), []).append(part)
+        return {keys: list(_cut(some)) for keys, some in by_shard.items()}
 
 
-async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all of `calls` at once; raise the first error when all have ended, so that nothing goes on behind one's back."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    if errors:
-        raise errors[0]
-    return [result for result in results if not isinstance(result, BaseException)]
-
-
-def _cut(every: list[Sequence[Any]]) -> Iterator[list[Any]]:
-    """Cut into batches that are small enough, in number and in bytes; the arguments of one schedule stay together."""
-    batch: list[Any] = []
+def _cut(parts: Iterable[Part]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
     number = size = 0
-    for arguments in every:
-        length = sum(len(part) for part in arguments if isinstance(part, bytes))
+    for part in parts:
+        length = sum(map(len, part))
         if number and (number == BATCH or size + length > _BATCH_BYTES):
             yield batch
             batch, number, size = [], 0, 0
-        batch += arguments
+        batch += part
         number, size = number + 1, size + length
     if batch:
         yield batch

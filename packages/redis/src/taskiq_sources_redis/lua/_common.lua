@@ -1,64 +1,78 @@
--- What the operations share; put in front of each of them. A shard is ten keys with one hash tag, always given in this order:
-local STATE = KEYS[1]       -- hash: id -> packed record, everything but the document and the lease
+-- What the operations share; put in front of each of them. A shard is nine keys with one hash tag, always given in this order:
+local STATE = KEYS[1]       -- hash: id -> packed record, everything but the document
 local DOCUMENTS = KEYS[2]   -- hash: id -> document; apart, so that claims and settles do not rewrite it
-local LEASES = KEYS[3]      -- hash: id -> packed lease of what is claimed, ended or not
-local DUE = KEYS[4]         -- sorted set: what may be claimed, by next_run_at
-local LEASED = KEYS[5]      -- sorted set: what is claimed, by the instant from which it may be claimed again
-local PARKED = KEYS[6]      -- sorted set: what is pending but paused or quarantined, by next_run_at
-local INDEX = KEYS[7]       -- sorted set of equal scores: kind .. id, in the order of bytes; kinds are in index_of()
-local RUNS = KEYS[8]        -- hash: occurrence id -> packed history row
-local RUNS_INDEX = KEYS[9]  -- sorted set of equal scores: kind .. time .. occurrence id; kinds are in index_of_run()
-local META = KEYS[10]       -- hash: version of this layout, number of shards
+local DUE = KEYS[3]         -- sorted set: what may be claimed, by next_run_at
+local LEASED = KEYS[4]      -- sorted set: what is claimed, by the instant from which it may be claimed again
+local PARKED = KEYS[5]      -- sorted set: what is pending but paused or quarantined, by next_run_at
+local INDEX = KEYS[6]       -- sorted set of equal scores: kind .. id, in the order of bytes; kinds are in each_member()
+local RUNS = KEYS[7]        -- hash: occurrence id -> packed history row
+local RUNS_INDEX = KEYS[8]  -- sorted set of equal scores: kind .. time .. occurrence id; kinds are in each_member_of_run()
+local META = KEYS[9]        -- hash: version of this layout, number of shards
 
 local NEVER = math.huge     -- next_run_at and scheduled_for of what is not pending
 local CHUNK = 1000          -- most members that one command is given: Lua passes at most some 8,000 arguments
 
--- A record, as records.py packs it. What a settle writes comes first and last, so that it need not look at the rest:
---   1 next_run_at, scheduled_for, coalesced, attempt, run_count, quarantined; 30 paused, revision, timing_revision, anchor,
---   created_at, updated_at, length of the texts; 67 digests of task and owner; 79 texts: timing, owner, task; then last_error.
--- A lease: token of 32 letters, lease_until, claims since `attempt` was written to the record, claimant.
-local HEAD = "<ddI4I4I4BBI4I4dddI4c6c6"
-local TEXTS = 79
+-- -- records, as records.py packs them ------------------------------------------------------------------------------------------
+
+-- The lease comes first, and what a settle writes next, so that claims and settles need not look at the rest:
+--    1 token, lease_until, length of claimant: all zero but lease_until, which is -inf, without a lease;
+--   29 attempt; 33 next_run_at, scheduled_for, coalesced, run_count, length of last_error, quarantined;
+--   62 paused, revision, timing_revision, anchor, created_at, updated_at, lengths of timing and owner, digests of task and owner;
+--  111 texts: timing, owner, task, last_error, claimant.
+local HEAD = "<c16dI4I4ddI4I4I4BBI4I4dddI4I4c4c4"
+local NO_LEASE = struct.pack("<c16dI4", string.rep("\0", 16), -math.huge, 0)
+local NOBODY = "\0\0\0\0"
 
 local function decode(record)
-  local r = {}
-  r.next_run_at, r.scheduled_for, r.coalesced, r.attempt, r.run_count, r.quarantined, r.paused, r.revision, r.timing_revision,
-    r.anchor, r.created_at, r.updated_at, r.length, r.task, r.owner = struct.unpack(HEAD, record)
-  r.texts = string.sub(record, TEXTS, TEXTS + r.length - 1)
-  r.last_error = string.sub(record, TEXTS + r.length)
+  local r, at = {}, nil
+  local error_length, claimant_length, timing_length, owner_length
+  r.token, r.lease_until, claimant_length, r.attempt, r.next_run_at, r.scheduled_for, r.coalesced, r.run_count, error_length,
+    r.quarantined, r.paused, r.revision, r.timing_revision, r.anchor, r.created_at, r.updated_at, timing_length, owner_length,
+    r.task_digest, r.owner_digest, at = struct.unpack(HEAD, record)
+  local task_length = #record - at + 1 - timing_length - owner_length - error_length - claimant_length
+  local function text(length)
+    at = at + length
+    return string.sub(record, at - length, at - 1)
+  end
+  r.timing, r.owner, r.task, r.last_error = text(timing_length), text(owner_length), text(task_length), text(error_length)
+  r.claimant = text(claimant_length)
   return r
 end
 
 local function encode(r)
-  return struct.pack(HEAD, r.next_run_at, r.scheduled_for, r.coalesced, r.attempt, r.run_count, r.quarantined, r.paused,
-    r.revision, r.timing_revision, r.anchor, r.created_at, r.updated_at, #r.texts, r.task, r.owner) .. r.texts .. r.last_error
+  return struct.pack(HEAD, r.token, r.lease_until, #r.claimant, r.attempt, r.next_run_at, r.scheduled_for, r.coalesced,
+    r.run_count, #r.last_error, r.quarantined, r.paused, r.revision, r.timing_revision, r.anchor, r.created_at, r.updated_at,
+    #r.timing, #r.owner, r.task_digest, r.owner_digest) .. r.timing .. r.owner .. r.task .. r.last_error .. r.claimant
+end
+
+local function token_of(record)
+  return string.sub(record, 1, 16)
+end
+
+local function has_lease(record)
+  return string.sub(record, 1, 28) ~= NO_LEASE
+end
+
+local function lease_until_of(record)
+  return (struct.unpack("<d", record, 17))
 end
 
 local function next_run_at_of(record)
-  return (struct.unpack("<d", record))
+  return (struct.unpack("<d", record, 33))
 end
 
 -- Neither paused nor quarantined.
 local function is_active(record)
-  local quarantined, paused = string.byte(record, 29, 30)
+  local quarantined, paused = string.byte(record, 61, 62)
   return quarantined == 0 and paused == 0
 end
 
-local function token_of(lease)
-  return string.sub(lease, 1, 32)
+-- A record without the text of its claimant, which comes last, and without what comes before `first`.
+local function body_of(record, first)
+  return string.sub(record, first, #record - struct.unpack("<I4", record, 25))
 end
 
-local function lease_until_of(lease)
-  return (struct.unpack("<d", lease, 33))
-end
-
-local function claims_of(lease)
-  return (struct.unpack("<I4", lease, 41))
-end
-
-local function with_claims(lease, claims)
-  return string.sub(lease, 1, 40) .. struct.pack("<I4", claims) .. string.sub(lease, 45)
-end
+-- -- reading, and lists in one string -------------------------------------------------------------------------------------------
 
 -- Values of a hash, false where there is none, in the order of `fields`.
 local function values_of(hash, fields)
@@ -72,112 +86,137 @@ local function values_of(hash, fields)
   return values
 end
 
--- A command over many members, or over many pairs.
-local function send(command, key, arguments)
-  if #arguments == 0 then return end
-  if #arguments <= 2 * CHUNK then return redis.call(command, key, unpack(arguments)) end
-  for first = 1, #arguments, 2 * CHUNK do
-    redis.call(command, key, unpack(arguments, first, math.min(first + 2 * CHUNK - 1, #arguments)))
+-- The strings that the caller has packed, each behind its length: thousands of arguments would cost much more.
+local function split(packed)
+  local parts, position = {}, 1
+  while position <= #packed do
+    local number = struct.unpack("<I4", packed, position)
+    local found = { struct.unpack("<" .. string.rep("I4c0", number), packed, position + 4) }
+    position = table.remove(found)
+    if position > #packed and #parts == 0 then return found end
+    for _, part in ipairs(found) do parts[#parts + 1] = part end
   end
+  return parts
 end
 
--- Collects which schedules go into which of the three sets.
-local added = { [DUE] = {}, [LEASED] = {}, [PARKED] = {} }
-local removed = { [DUE] = {}, [LEASED] = {}, [PARKED] = {} }
-
-local function add(set, score, id)
-  local list = added[set]
-  list[#list + 1] = score
-  list[#list + 1] = id
+-- Strings in one, for the same reason: their number, their lengths, and they themselves.
+local function joined(strings)
+  local parts = { struct.pack("<I4", #strings) }
+  for first = 1, #strings, CHUNK do
+    local lengths = {}
+    for i = first, math.min(first + CHUNK - 1, #strings) do lengths[#lengths + 1] = #strings[i] end
+    parts[#parts + 1] = struct.pack("<" .. string.rep("I4", #lengths), unpack(lengths))
+  end
+  parts[#parts + 1] = table.concat(strings)
+  return table.concat(parts)
 end
 
-local function remove(set, id)
-  local list = removed[set]
-  list[#list + 1] = id
+-- What the caller makes schedules of: ids, records, documents.
+local function reply_of(ids, records)
+  local documents = values_of(DOCUMENTS, ids)
+  for i = 1, #ids do documents[i] = documents[i] or "" end
+  return { joined(ids), joined(records), joined(documents) }
+end
+
+-- -- writing: what is to be done is collected, and done by commit(), in one command for each kind and key ------------------------
+
+local collected = { ZREM = {}, HDEL = {}, ZADD = {}, HSET = {} }
+for _, lists in pairs(collected) do
+  for _, key in ipairs(KEYS) do lists[key] = {} end
+end
+
+local function remove(command, key, member)
+  local list = collected[command][key]
+  list[#list + 1] = member
+end
+
+-- Score and member of a sorted set, or field and value of a hash.
+local function write(command, key, first, second)
+  local list = collected[command][key]
+  local length = #list
+  list[length + 1], list[length + 2] = first, second
+end
+
+local function send(command, key, arguments)
+  local answer = 0
+  for first = 1, #arguments, 2 * CHUNK do
+    answer = answer + redis.call(command, key, unpack(arguments, first, math.min(first + 2 * CHUNK - 1, #arguments)))
+  end
+  return answer
 end
 
 -- What is taken away goes before what is put there, so that a member can move within a set. It also lets claims and settles work
 -- when the memory is full: Redis refuses a script for that at its first write only, and taking away is always allowed.
-local function move()
-  for _, set in ipairs({ DUE, LEASED, PARKED }) do
-    send("ZREM", set, removed[set])
-    removed[set] = {}
+local function commit()
+  for _, command in ipairs({ "ZREM", "HDEL", "ZADD", "HSET" }) do
+    for _, key in ipairs(KEYS) do
+      local list = collected[command][key]
+      if #list > 0 then
+        collected[command][key] = {}
+        local done = send(command, key, list)
+        -- A claim that met more ended leases than it took has put the others among what is due.
+        if command == "ZREM" and key == LEASED and done < #list then send("ZREM", DUE, list) end
+      end
+    end
   end
-  for _, set in ipairs({ DUE, LEASED, PARKED }) do
-    send("ZADD", set, added[set])
-    added[set] = {}
-  end
-end
-
--- Puts a schedule into the one set that it belongs to now, if any, and takes it out of those that it may have been in: PARKED, if
--- it was not active; else DUE, or with a lease LEASED. `before` is false for a new schedule; `lease` is its lease, if it has one.
-local function place(id, before, after, lease)
-  local next_run_at = next_run_at_of(after)
-  local set, score = DUE, next_run_at
-  if next_run_at == NEVER then
-    set = nil
-  elseif not is_active(after) then
-    set = PARKED
-  elseif lease then
-    set, score = LEASED, math.max(next_run_at, lease_until_of(lease))
-  end
-  if before and not is_active(before) then
-    if set ~= PARKED then remove(PARKED, id) end
-  elseif before then
-    if set ~= DUE then remove(DUE, id) end
-    if set ~= LEASED then remove(LEASED, id) end
-  end
-  if set then add(set, score, id) end
 end
 
 -- Members of INDEX: i all, t of a task, o of an owner, p paused, q quarantined. Digests have one length, so that long names cost no
 -- more; who reads compares the names too.
-local function index_of(id, record)
-  local members = { "i" .. id, "t" .. string.sub(record, 67, 72) .. id }
-  local owner = string.sub(record, 73, 78)
-  if owner ~= "\0\0\0\0\0\0" then members[#members + 1] = "o" .. owner .. id end
-  if string.byte(record, 30) ~= 0 then members[#members + 1] = "p" .. id end
-  if string.byte(record, 29) ~= 0 then members[#members + 1] = "q" .. id end
-  return members
+local function each_member(id, record, act)
+  act("i" .. id)
+  act("t" .. string.sub(record, 103, 106) .. id)
+  local owner = string.sub(record, 107, 110)
+  if owner ~= NOBODY then act("o" .. owner .. id) end
+  local quarantined, paused = string.byte(record, 61, 62)
+  if paused ~= 0 then act("p" .. id) end
+  if quarantined ~= 0 then act("q" .. id) end
 end
 
--- Keeps INDEX up with a change of a record; `before` is false for a new schedule, `after` for one that goes.
-local function reindex(id, before, after)
-  if before and after and string.sub(before, 29, 30) .. string.sub(before, 67, 78)
-    == string.sub(after, 29, 30) .. string.sub(after, 67, 78) then return end
-  if before then redis.call("ZREM", INDEX, unpack(index_of(id, before))) end
-  if not after then return end
-  local arguments = {}
-  for _, member in ipairs(index_of(id, after)) do
-    arguments[#arguments + 1] = 0
-    arguments[#arguments + 1] = member
+-- Members of RUNS_INDEX: s of a schedule, r all, and F, M, U of each status but the usual one. A row begins with the digest of its
+-- schedule's id (4), its time (8) and the letter of its status.
+local function each_member_of_run(occurrence_id, row, act)
+  local place_in_time = string.sub(row, 5, 12) .. occurrence_id
+  local status = string.sub(row, 13, 13)
+  act("s" .. string.sub(row, 1, 4) .. place_in_time)
+  act("r" .. place_in_time)
+  if status ~= "S" then act(status .. place_in_time) end
+end
+
+local function index(member) write("ZADD", INDEX, "0", member) end
+local function unindex(member) remove("ZREM", INDEX, member) end
+local function index_run(member) write("ZADD", RUNS_INDEX, "0", member) end
+local function unindex_run(member) remove("ZREM", RUNS_INDEX, member) end
+
+-- The one set that a schedule belongs to, if any, and its score there.
+local function seat_of(record)
+  local next_run_at = next_run_at_of(record)
+  if next_run_at == NEVER then return nil end
+  if not is_active(record) then return PARKED, next_run_at end
+  if has_lease(record) then return LEASED, math.max(next_run_at, lease_until_of(record)) end
+  return DUE, next_run_at
+end
+
+-- Collects a change of a record, and what follows for the sets; `before` is false for a new schedule, `after` for one that goes.
+local function change(id, before, after)
+  local from, old_score, to, score
+  if before then from, old_score = seat_of(before) end
+  if after then to, score = seat_of(after) end
+  -- What has a lease may be in DUE all the same: commit() knows.
+  local stays = from == to and from ~= LEASED
+  if from and not stays then remove("ZREM", from, id) end
+  if to and not (stays and score == old_score) then write("ZADD", to, score, id) end
+  if not (before and after and string.sub(before, 61, 62) == string.sub(after, 61, 62)
+    and string.sub(before, 103, 110) == string.sub(after, 103, 110)) then
+    if before then each_member(id, before, unindex) end
+    if after then each_member(id, after, index) end
   end
-  redis.call("ZADD", INDEX, unpack(arguments))
-end
-
-local function drop(id, record)
-  redis.call("HDEL", STATE, id)
-  redis.call("HDEL", DOCUMENTS, id)
-  redis.call("HDEL", LEASES, id)
-  remove(DUE, id)
-  remove(LEASED, id)
-  remove(PARKED, id)
-  reindex(id, record, false)
-end
-
--- What the caller makes schedules of, as four lists. A record that is missing is the mark of an id that does not exist.
-local function reply_of(ids, records, leases)
-  return { ids, records, leases, values_of(DOCUMENTS, ids) }
-end
-
--- Members of RUNS_INDEX: r all, s of a schedule, and F, M, U of each status but the usual one. A row begins with its time (15
--- digits), its status (one letter) and the digest of its schedule's id (6).
-local function index_of_run(occurrence_id, row)
-  local place_in_time = string.sub(row, 1, 15) .. occurrence_id
-  local status = string.sub(row, 16, 16)
-  local members = { "r" .. place_in_time, "s" .. string.sub(row, 17, 22) .. place_in_time }
-  if status ~= "S" then members[3] = status .. place_in_time end
-  return members
+  if after then
+    write("HSET", STATE, id, after)
+  else
+    remove("HDEL", STATE, id)
+    remove("HDEL", DOCUMENTS, id)
+  end
 end
 
 -- Bytes as digits: Lua compares text by the server's locale, in which digits alone are safe.

@@ -3,76 +3,66 @@
 -- More ended leases than this sort themselves in over the next calls. So many are in flight after a crash of several schedulers.
 local MOST_ENDED = 10000
 
+local function holds_others_off(record, now)
+  return has_lease(record) and lease_until_of(record) > now
+end
+
 -- Gives what ended leases held back its place in the order of due times.
 local function return_ended(now, due_by)
   local ids = redis.call("ZRANGEBYSCORE", LEASED, "-inf", due_by, "LIMIT", 0, MOST_ENDED)
-  if #ids == 0 then return end
-  local records = values_of(STATE, ids)
-  for i, lease in ipairs(values_of(LEASES, ids)) do
-    if not records[i] or not lease or lease_until_of(lease) <= now then
-      remove(LEASED, ids[i])
-      if records[i] then add(DUE, next_run_at_of(records[i]), ids[i]) end
+  for i, record in ipairs(values_of(STATE, ids)) do
+    if not record or not holds_others_off(record, now) then
+      remove("ZREM", LEASED, ids[i])
+      if record then write("ZADD", DUE, next_run_at_of(record), ids[i]) end
     end
   end
-  move()
+  commit()
 end
 
--- The oldest of all.
+-- The oldest of all: the first of DUE.
 local function oldest(now, due_by, limit)
   return_ended(now, due_by)
-  local ids, due_times, leases
+  local ids, records
   repeat
-    ids, due_times = {}, {}
-    local found = redis.call("ZRANGEBYSCORE", DUE, "-inf", due_by, "WITHSCORES", "LIMIT", 0, limit)
-    for i = 1, #found, 2 do
-      ids[#ids + 1] = found[i]
-      due_times[#due_times + 1] = tonumber(found[i + 1])
-    end
     local is_whole = true
-    -- Where there are no more leases than leased schedules, nothing that is due has one.
-    leases = redis.call("HLEN", LEASES) ~= redis.call("ZCARD", LEASED) and values_of(LEASES, ids) or {}
-    for i, id in ipairs(ids) do
-      local lease = leases[i]
-      if lease and lease_until_of(lease) > now then -- returned by a caller whose clock is ahead of ours
+    ids = redis.call("ZRANGEBYSCORE", DUE, "-inf", due_by, "LIMIT", 0, limit)
+    records = values_of(STATE, ids)
+    for i, record in ipairs(records) do
+      if not record or holds_others_off(record, now) then -- returned by a caller whose clock is ahead of ours
         is_whole = false
-        remove(DUE, id)
-        add(LEASED, math.max(due_times[i], lease_until_of(lease)), id)
+        remove("ZREM", DUE, ids[i])
+        if record then write("ZADD", LEASED, math.max(next_run_at_of(record), lease_until_of(record)), ids[i]) end
       end
     end
-    move()
+    commit()
   until is_whole
-  return ids, due_times, leases
+  return ids, records
 end
 
 -- The oldest among `given`.
 local function oldest_among(given, now, due_by, limit)
-  local records, leases = values_of(STATE, given), values_of(LEASES, given)
   local entries = {}
-  for i, record in ipairs(records) do
-    local lease = leases[i]
-    if record and is_active(record) and next_run_at_of(record) <= due_by and (not lease or lease_until_of(lease) <= now) then
-      entries[#entries + 1] = { given[i], next_run_at_of(record), lease }
+  for i, record in ipairs(values_of(STATE, given)) do
+    if record and is_active(record) and next_run_at_of(record) <= due_by and not holds_others_off(record, now) then
+      entries[#entries + 1] = { given[i], record, next_run_at_of(record) }
     end
   end
   if #entries > limit then
     local keys = {}
     for _, entry in ipairs(entries) do keys[entry[1]] = sort_key(entry[1]) end
     table.sort(entries, function(a, b)
-      if a[2] ~= b[2] then return a[2] < b[2] end
+      if a[3] ~= b[3] then return a[3] < b[3] end
       return keys[a[1]] < keys[b[1]]
     end)
   end
-  local ids, due_times, held = {}, {}, {}
-  for i = 1, math.min(limit, #entries) do ids[i], due_times[i], held[i] = entries[i][1], entries[i][2], entries[i][3] end
-  return ids, due_times, held
+  local ids, records = {}, {}
+  for i = 1, math.min(limit, #entries) do ids[i], records[i] = entries[i][1], entries[i][2] end
+  return ids, records
 end
 
--- ARGV of both: now, now + early, limit, "all" or "ids"; the ids are in ARGV from `first` on.
--- Returns ids, their due times, and their ended leases (false where there is none).
-local function eligible(first)
+-- ARGV of both: now, now + early, limit. `packed_ids` is "" for all. Returns ids and records.
+local function eligible(packed_ids)
   local now, due_by, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-  if ARGV[4] == "all" then return oldest(now, due_by, limit) end
-  local given = {}
-  for i = first, #ARGV do given[#given + 1] = ARGV[i] end
-  return oldest_among(given, now, due_by, limit)
+  if packed_ids == "" then return oldest(now, due_by, limit) end
+  return oldest_among(split(packed_ids), now, due_by, limit)
 end

@@ -1,14 +1,12 @@
--- Deletes schedules; their history stays. ARGV: channel, ids... Returns the ids that existed.
+-- Deletes schedules; their history stays. ARGV: channel, ids. Returns the ids that existed.
 redis.call("PUBLISH", ARGV[1], "") -- first: who may not publish learns of it before anything is written
-local ids = {}
-for i = 2, #ARGV do ids[#ids + 1] = ARGV[i] end
-
+local ids = split(ARGV[2])
 local existing = {}
 for i, record in ipairs(values_of(STATE, ids)) do
   if record then
     existing[#existing + 1] = ids[i]
-    drop(ids[i], record)
+    change(ids[i], record, false)
   end
 end
-move()
+commit()
 return existing

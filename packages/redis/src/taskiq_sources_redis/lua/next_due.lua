@@ -4,11 +4,11 @@ local earliest = NEVER
 
 local position = 0
 repeat
-  local head = redis.call("ZRANGE", DUE, position, position, "WITHSCORES")
-  local lease = head[1] and redis.call("HGET", LEASES, head[1])
-  local is_leased = lease and lease_until_of(lease) > now -- returned by a caller whose clock is ahead of ours
-  if head[1] then
-    earliest = math.min(earliest, is_leased and math.max(head[2], lease_until_of(lease)) or tonumber(head[2]))
+  local head = redis.call("ZRANGE", DUE, position, position)
+  local record = head[1] and redis.call("HGET", STATE, head[1])
+  local is_leased = record and has_lease(record) and lease_until_of(record) > now -- returned by a caller whose clock is ahead
+  if record then
+    earliest = math.min(earliest, math.max(next_run_at_of(record), is_leased and lease_until_of(record) or -NEVER))
   end
   position = position + 1
 until not is_leased

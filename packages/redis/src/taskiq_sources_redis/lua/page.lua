@@ -1,7 +1,7 @@
 -- Lists schedules in the order of ids. ARGV: after or "", limit, due_before or "", paused "" "0" "1", quarantined the same, kinds of
 -- INDEX that hold all that match... The shortest of those lists is read, and the digests of the others compared.
--- Returns the id to go on after, "" if there is nothing more; and ids, records, leases, documents of what matches. A call looks
--- at a bounded number of schedules, so it may return fewer than `limit` and still not be at the end.
+-- Returns the id to go on after, "" if there is nothing more; and ids, records, documents of what matches. A call looks at a
+-- bounded number of schedules, so it may return fewer than `limit` and still not be at the end.
 local after, limit, due_before, paused, quarantined = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local MOST_EXAMINED = 5000
 local MOST_DUE = 1000 -- so few are better looked up by their due time, and sorted
@@ -9,16 +9,16 @@ local MOST_DUE = 1000 -- so few are better looked up by their due time, and sort
 local digests = {}
 for i = 6, #ARGV do
   local letter = string.sub(ARGV[i], 1, 1)
-  if letter == "t" or letter == "o" then digests[letter == "t" and 67 or 73] = string.sub(ARGV[i], 2) end
+  if letter == "t" or letter == "o" then digests[letter == "t" and 103 or 107] = string.sub(ARGV[i], 2) end
 end
 
 local function matches(record)
   for first, digest in pairs(digests) do
-    if string.sub(record, first, first + 5) ~= digest then return false end
+    if string.sub(record, first, first + 3) ~= digest then return false end
   end
   return (not due_before or next_run_at_of(record) < due_before)
-    and (paused == "" or string.byte(record, 30) == tonumber(paused))
-    and (quarantined == "" or string.byte(record, 29) == tonumber(quarantined))
+    and (paused == "" or string.byte(record, 62) == tonumber(paused))
+    and (quarantined == "" or string.byte(record, 61) == tonumber(quarantined))
 end
 
 local function bounds(kind)
@@ -77,4 +77,4 @@ end
 local due = due_before and redis.call("ZCOUNT", DUE, "-inf", "(" .. ARGV[3]) + redis.call("ZCARD", LEASED)
   + redis.call("ZCOUNT", PARKED, "-inf", "(" .. ARGV[3])
 if due and due <= MOST_DUE and due < shortest then read_due() else read_index() end
-return { go_on_after, unpack(reply_of(ids, records, values_of(LEASES, ids))) }
+return { go_on_after, unpack(reply_of(ids, records)) }

@@ -1,44 +1,34 @@
 -- Stores schedules. ARGV: channel, whether to replace ("1") what exists; id, record as of a new one, document of each.
 -- Returns the ids that existed.
 redis.call("PUBLISH", ARGV[1], "") -- first: who may not publish learns of it before anything is written
-local replace = ARGV[2] == "1"
-local ids = {}
-for i = 3, #ARGV, 3 do ids[#ids + 1] = ARGV[i] end
+local replace, parts = ARGV[2] == "1", split(ARGV[3])
+local KEPT = { "token", "lease_until", "claimant", "created_at", "paused" }
+local KEPT_WITH_TIMING = {
+  "scheduled_for", "next_run_at", "anchor", "coalesced", "attempt", "run_count", "last_error", "timing_revision",
+}
 
 -- The definition is the new one's; what has become of the schedule stays, as far as it runs at the same instants.
-local function replaced(id, record, given)
+local function replaced(record, given)
   local old, new = decode(record), decode(given)
-  local function timing(r) return (struct.unpack("<I4c0", r.texts)) end
-  new.created_at, new.paused, new.quarantined = old.created_at, old.paused, 0
+  for _, name in ipairs(KEPT) do new[name] = old[name] end
+  new.quarantined = 0
   new.revision = old.revision + 1
   new.timing_revision = new.revision
-  if timing(new) == timing(old) then
-    new.scheduled_for, new.next_run_at, new.anchor, new.coalesced = old.scheduled_for, old.next_run_at, old.anchor, old.coalesced
-    new.attempt, new.run_count, new.last_error = old.attempt, old.run_count, old.last_error
-    new.timing_revision = old.timing_revision
-    return encode(new)
+  if new.timing == old.timing then
+    for _, name in ipairs(KEPT_WITH_TIMING) do new[name] = old[name] end
   end
-  local lease = redis.call("HGET", LEASES, id)
-  if lease then redis.call("HSET", LEASES, id, with_claims(lease, 0)) end
   return encode(new)
 end
 
-local existing, states, documents = {}, {}, {}
-local leases = values_of(LEASES, ids)
+local ids, existing = {}, {}
+for i = 1, #parts, 3 do ids[#ids + 1] = parts[i] end
 for i, before in ipairs(values_of(STATE, ids)) do
-  local id, after = ids[i], ARGV[3 * i + 1]
-  if before then existing[#existing + 1] = id end
+  if before then existing[#existing + 1] = ids[i] end
   if replace or not before then
-    if before then after = replaced(id, before, after) end
-    states[#states + 1] = id
-    states[#states + 1] = after
-    documents[#documents + 1] = id
-    documents[#documents + 1] = ARGV[3 * i + 2]
-    reindex(id, before, after)
-    place(id, before, after, leases[i])
+    local given = parts[3 * i - 1]
+    change(ids[i], before, before and replaced(before, given) or given)
+    write("HSET", DOCUMENTS, ids[i], parts[3 * i])
   end
 end
-send("HSET", STATE, states)
-send("HSET", DOCUMENTS, documents)
-move()
+commit()
 return existing
