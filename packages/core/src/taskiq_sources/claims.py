@@ -10,6 +10,8 @@ import logging
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
+from taskiq.abc.serializer import TaskiqSerializer
+
 from taskiq_sources import definitions, occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
@@ -59,6 +61,11 @@ class ClaimDesk:
         self._pruned_at: datetime | None = None
         #: Takes figures of what is not sent; replaced by an engine that reports them.
         self.metrics = Metrics()
+
+    @property
+    def serializer(self) -> TaskiqSerializer | None:
+        """How arguments that are not JSON are stored; None if there are none."""
+        return self._defaults.serializer
 
     async def take(
         self,

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Protocol
 
 from taskiq_sources.errors import SourceConnectionError
@@ -147,6 +148,7 @@ def to_ms(moment: datetime) -> int:
     return (moment - EPOCH) // MILLISECOND
 
 
+@lru_cache(maxsize=1024)  # many schedules are due at the same instants: at the full minute, at the full hour
 def from_ms(milliseconds: int) -> datetime:
     """Return the aware UTC datetime of `milliseconds` since the Unix epoch."""
     return EPOCH + milliseconds * MILLISECOND

@@ -15,15 +15,16 @@ import base64
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_sources.clock import UTC, floor_ms
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleValidationError, shorten
+from taskiq_sources.models import record
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import Zone
@@ -43,9 +44,9 @@ _NO_OPTIONS = ScheduleOptions()
 _duration = TypeAdapter(timedelta)
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: one is made for each send, and freezing doubles what that costs
+@record
 class Definition:
-    """What a document says: the fields of a `ScheduledTask`, checked, and what goes with them. Not to be changed.
+    """What a document says: the fields of a `ScheduledTask`, checked, and what goes with them.
 
     Attributes:
         schedule_id: The id it is stored under.
@@ -167,7 +168,7 @@ def decode(
         ScheduleDecodeError: The text is not a document that this release can read.
     """
     try:
-        document = json.loads(text)
+        document = from_json(text)
         if not isinstance(document, dict):
             raise ScheduleDecodeError(schedule_id, "it is not a JSON object")
         return _definition(schedule_id, document, serializer, owner)
@@ -186,11 +187,12 @@ def _definition(
     fields: dict[str, Any] = {"schedule_id": schedule_id, "owner": owner}
     unknown: dict[str, Any] = {}
     for name, value in document.items():
-        read = _READERS.get(name)
-        if read is None:
+        if type(value) is _PLAIN.get(name):
+            fields[name] = value
+        elif name not in _READERS:
             unknown[name] = value
         elif value is not None:
-            fields[name] = read(name, value)
+            fields[name] = _READERS[name](name, value)
     if fields.pop("v", VERSION) > VERSION:
         unknown["v"] = document["v"]  # an edit by this release does not make it an old document
     if "payload" in fields:
@@ -203,7 +205,7 @@ def _definition(
     if unknown:
         fields["unknown"] = unknown
     definition = Definition(**fields)
-    if definition.is_one_off and definition.time is None:
+    if definition.cron is None and definition.interval is None and definition.time is None:
         raise ScheduleDecodeError(schedule_id, "it has no cron, interval or time")
     return definition
 
@@ -241,7 +243,7 @@ def _interval(name: str, value: Any) -> int | timedelta:
 
 def _time(name: str, value: Any) -> datetime:
     moment = datetime.fromisoformat(_text(name, value).replace("Z", "+00:00"))  # Python 3.10 does not read the suffix
-    if moment.tzinfo is UTC and not moment.microsecond:
+    if moment.tzinfo is UTC and moment.microsecond % 1000 == 0:
         return moment
     return floor_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
 
@@ -315,6 +317,14 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "manual_of": _text,
     "payload": _text,
     "serializer": _text,
+}
+
+#: What needs no reading if it is of this type already: the most part of most documents.
+_PLAIN: dict[str, type] = {
+    **dict.fromkeys(("task_name", "task_id", "cron", "manual_of", "payload", "serializer"), str),
+    **dict.fromkeys(("labels", "kwargs", "options"), dict),
+    "args": list,
+    "v": int,
 }
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 
 import taskiq
@@ -145,7 +146,12 @@ def timetable_of(definition: Definition, anchor: datetime) -> Timetable:
 
 def occurrence_id(schedule_id: str, scheduled_for: datetime) -> str:
     """Return the identity of an occurrence: the schedule's id and the nominal time, UTC, to the millisecond."""
-    return f"{schedule_id}@{scheduled_for.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+    return f"{schedule_id}@{_instant_text(scheduled_for)}"
+
+
+@lru_cache(maxsize=1024)  # many schedules are due at the same instants
+def _instant_text(instant: datetime) -> str:
+    return f"{instant.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
 
 
 def due_at(definition: Definition, timetable: Timetable, scheduled_for: datetime) -> datetime:

@@ -19,11 +19,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import TypeAlias
-
-from taskiq.exceptions import ScheduledTaskCancelledError
 
 from taskiq_sources import occurrences
 from taskiq_sources.breaker import Breaker
@@ -34,17 +30,13 @@ from taskiq_sources.held import Held, Ledger
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome
 from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources.tasking import end, event_or_timeout, uncancel
+from taskiq_sources.tasking import end, event_or_timeout
 
 logger = logging.getLogger("taskiq_sources")
 
-#: Sends one occurrence; returns False if the application cancelled it.
-Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
-
-_SLICE = 0.01  # seconds that a worker may keep the event loop when the broker never makes it wait
-_WATCHDOG_INTERVAL = 0.25
 _SHORTEST_WAIT = 0.001
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
@@ -75,7 +67,6 @@ class Dispatcher:
         self._desk = desk
         self._store = store
         self._clock = clock
-        self._send = send
         self._settings = settings
         self._name = name
         self.metrics = desk.metrics
@@ -86,9 +77,14 @@ class Dispatcher:
         self.next_due: datetime | None = None
         self.lag = timedelta(0)
         self.overdue: timedelta = timedelta(0)
-        self._queue: deque[Held] = deque()
+        self._senders = Senders(
+            send,
+            self.ledger,
+            limit=settings.max_concurrent_sends,
+            timeout=settings.send_timeout,
+            done=self._sent,
+        )
         self._results: deque[Held] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._results_wait = asyncio.Event()
         self._settled = asyncio.Event()
@@ -105,7 +101,7 @@ class Dispatcher:
     @property
     def queued(self) -> int:
         """How many occurrences are claimed and wait to be sent."""
-        return len(self._queue)
+        return len(self._senders)
 
     def report_to(self, metrics: Metrics) -> None:
         """Hand all figures to `metrics` from now on."""
@@ -120,7 +116,7 @@ class Dispatcher:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
         helpers = [
             asyncio.ensure_future(helper)
-            for helper in (self._settle_results(), self._renew_leases(), self._watch_timeouts(), self._watch_store())
+            for helper in (self._settle_results(), self._renew_leases(), self._senders.watch_timeouts(), self._watch_store())
         ]
         feeder = asyncio.ensure_future(self._feed())
         try:
@@ -130,8 +126,9 @@ class Dispatcher:
                     task.result()  # a helper never ends by itself: if it did, this raises why
             await self._drain()
         finally:
-            await end([feeder, *helpers, *self._workers])
-            self._queue.clear()  # should it be run again: whatever is left would else be renewed for ever and never sent
+            await end([feeder, *helpers])
+            await self._senders.end()
+            self._senders.take_back()  # should it be run again: whatever is left would else be renewed for ever and never sent
             self._results.clear()
             self.ledger.clear()
 
@@ -185,85 +182,30 @@ class Dispatcher:
             return 0
         if state == "half_open":
             return 0 if self.ledger else 1
-        if not self._queue:
+        if not self._senders:
             # What was claimed last is being sent already: the broker is fast, so take more at a time.
             self._batch = min(self._batch * 2, self._settings.batch_size)
-        elif len(self._queue) > self._batch // 2:
+        elif len(self._senders) > self._batch // 2:
             self._batch = max(self._batch // 2, min(self._settings.max_concurrent_sends, self._settings.batch_size))
         unsettled = len(self._results)
-        return max(0, self._batch - len(self._queue)) if unsettled < 2 * self._settings.batch_size else 0
+        return max(0, self._batch - len(self._senders)) if unsettled < 2 * self._settings.batch_size else 0
 
     def _enqueue(self, taken: list[Dispatch], lease_ends: float) -> None:
-        self._queue.extend(self.ledger.add(dispatch, lease_ends) for dispatch in taken)
-        for _ in range(min(len(self._queue), self._settings.max_concurrent_sends - len(self._workers))):
-            worker = asyncio.ensure_future(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+        self._senders.put([self.ledger.add(dispatch, lease_ends) for dispatch in taken])
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
-    async def _work(self) -> None:
-        """Send what is queued, one after the other, until nothing is left."""
-        loop = asyncio.get_running_loop()
-        worker = asyncio.current_task()
-        pause_at = loop.time() + _SLICE
-        while self._queue:
-            held = self._queue.popleft()
-            if held.lost:
-                self.ledger.remove(held)
-                continue
-            now = loop.time()
-            if now >= held.lease_ends:  # this process was suspended, or cannot renew: somebody else may be sending it
-                self._results.append(held)
-                self._results_wait.set()
-                continue
-            await self._send_one(held, worker, now)
-            if loop.time() > pause_at:
-                await asyncio.sleep(0)
-                pause_at = loop.time() + _SLICE
-        if worker is not None:
-            self._workers.discard(worker)  # at once: what is queued before its callback runs needs a worker
-
-    async def _send_one(self, held: Held, worker: asyncio.Task[None] | None, started: float) -> None:
-        held.worker, held.started = worker, started
-        self.ledger.sending += 1
-        try:
-            held.cancelled = not await self._send(held.dispatch)
-        except ScheduledTaskCancelledError:
-            held.cancelled = True
-        except asyncio.CancelledError:
-            held.error = TimeoutError("the send did not end in time")
-            if not held.timed_out:
-                raise
-            uncancel(worker)
-        except Exception as error:  # whatever the broker raises, it is this occurrence's failure only
-            held.error = error
-        finally:
-            held.duration = asyncio.get_running_loop().time() - started
-            held.worker = None
-            self.ledger.sending -= 1
-            self._results.append(held)
-            self._results_wait.set()
-        self._judge_broker(held)
-
-    def _judge_broker(self, held: Held) -> None:
+    def _sent(self, held: Held) -> None:
+        """Take note of what is to be settled, and judge the broker by it."""
+        self._results.append(held)
+        self._results_wait.set()
+        if not held.started:
+            return
         if held.error is None:
             self.breaker.succeeded()
         elif self.breaker.failed():
             logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, held.error)
-            self._results.extend(self._queue)
-            self._queue.clear()
-
-    async def _watch_timeouts(self) -> None:
-        timeout = self._settings.send_timeout.total_seconds()
-        while True:
-            await self.ledger.busy.wait()
-            await asyncio.sleep(min(_WATCHDOG_INTERVAL, timeout))
-            now = asyncio.get_running_loop().time()
-            for held in self.ledger.running():
-                if held.worker is not None and not held.timed_out and now - held.started > timeout:
-                    held.timed_out = True
-                    held.worker.cancel()
+            self._results.extend(self._senders.take_back())
 
     # -- settling ------------------------------------------------------------------------------------------------------------
 
@@ -316,15 +258,13 @@ class Dispatcher:
         return occurrences.failed(dispatch, now, held.error)
 
     def _note(self, settled: list[Held], now: datetime) -> None:
-        for held in settled:
-            if held.error is not None:
-                self.metrics.failed(1)
-            elif held.started and not held.cancelled:
-                due = held.dispatch.claim.schedule.next_run_at or held.dispatch.scheduled_for
-                self.lag = now - due
-                self.metrics.sent(self.lag.total_seconds(), held.duration)
-            if held.quarantined:
-                self.metrics.quarantined(1)
+        sent = [held for held in settled if held.started and held.error is None and not held.cancelled]
+        if sent:
+            self.lag = now - sent[-1].due
+            self.metrics.sent(((now - held.due).total_seconds(), held.duration) for held in sent)
+        if len(sent) < len(settled):
+            self.metrics.failed(sum(held.error is not None for held in settled))
+            self.metrics.quarantined(sum(held.quarantined for held in settled))
 
     # -- leases, changes, errors ---------------------------------------------------------------------------------------------
 
@@ -381,15 +321,10 @@ class Dispatcher:
         """Give back what is queued, let the sends in flight end, cut off the rest, settle everything; within `drain_timeout`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.drain_timeout.total_seconds()
-        self._results.extend(self._queue)
-        self._queue.clear()
+        self._results.extend(self._senders.take_back())
         self._results_wait.set()
-        if self._workers:
-            # A quarter of the time is kept for settling what had to be cut off.
-            await asyncio.wait(self._workers, timeout=self._settings.drain_timeout.total_seconds() * 0.75)
-        for held in self.ledger.running():
-            held.timed_out = True
-        await end(list(self._workers))
+        # A quarter of the time is kept for settling what had to be cut off.
+        await self._senders.drain(self._settings.drain_timeout.total_seconds() * 0.75)
         while self.ledger and loop.time() < give_up_at:
             self._settled.clear()
             self._results_wait.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import datetime
 
 from taskiq_sources.occurrences import Dispatch
 
@@ -50,16 +51,21 @@ class Held:
         self.lost = False
 
     @property
+    def due(self) -> datetime:
+        """From when on it could be sent."""
+        return self.dispatch.claim.schedule.next_run_at or self.dispatch.scheduled_for
+
+    @property
     def is_over(self) -> bool:
         """Whether its send has ended: it may be settled by now, so a lease that is gone does not mean that it was lost."""
         return self.started > 0 and self.worker is None
 
 
 class Ledger:
-    """All that is held, by claim. A schedule may be in here twice: once under a lost claim, once under a new one."""
+    """All that is held, oldest first. A schedule may be in here twice: once under a lost claim, once under a new one."""
 
     def __init__(self) -> None:
-        self._held: dict[tuple[str, str], Held] = {}
+        self._held: dict[Held, None] = {}
         #: How many sends are running.
         self.sending = 0
         #: Set while anything is held, so that nobody has to look at an empty ledger now and then.
@@ -69,21 +75,21 @@ class Ledger:
         return len(self._held)
 
     def __iter__(self) -> Iterator[Held]:
-        return iter(self._held.values())
+        return iter(self._held)
 
     def __contains__(self, held: Held) -> bool:
-        return self._held.get(_key(held)) is held
+        return held in self._held
 
     def add(self, dispatch: Dispatch, lease_ends: float) -> Held:
         """Hold a claim from now on."""
         held = Held(dispatch, lease_ends)
-        self._held[_key(held)] = held
+        self._held[held] = None
         self.busy.set()
         return held
 
     def remove(self, held: Held) -> None:
         """Hold it no longer."""
-        self._held.pop(_key(held), None)
+        self._held.pop(held, None)
         if not self._held:
             self.busy.clear()
 
@@ -94,9 +100,4 @@ class Ledger:
 
     def running(self) -> list[Held]:
         """Return what is being sent just now."""
-        return [held for held in self._held.values() if held.worker is not None] if self.sending else []
-
-
-def _key(held: Held) -> tuple[str, str]:
-    claim = held.dispatch.claim
-    return claim.schedule.id, claim.token
+        return [held for held in self._held if held.worker is not None] if self.sending else []

@@ -31,8 +31,8 @@ class Metrics:
     def claimed(self, number: int) -> None:
         """Occurrences were claimed for sending."""
 
-    def sent(self, lag: float, duration: float) -> None:
-        """An occurrence was sent, `lag` seconds after it was due; the send took `duration` seconds."""
+    def sent(self, figures: Iterable[tuple[float, float]]) -> None:
+        """Occurrences were sent: for each, how many seconds after it was due, and how many seconds the send took."""
 
     def failed(self, number: int) -> None:
         """Sends failed."""
@@ -85,10 +85,12 @@ class OpenTelemetryMetrics(Metrics):
     def claimed(self, number: int) -> None:
         self._claimed.add(number, self._attributes)
 
-    def sent(self, lag: float, duration: float) -> None:
-        self._sent.add(1, self._attributes)
-        self._lag.record(lag, self._attributes)
-        self._duration.record(duration, self._attributes)
+    def sent(self, figures: Iterable[tuple[float, float]]) -> None:
+        number = 0
+        for number, (lag, duration) in enumerate(figures, start=1):  # noqa: B007 - it is used below
+            self._lag.record(lag, self._attributes)
+            self._duration.record(duration, self._attributes)
+        self._sent.add(number, self._attributes)
 
     def failed(self, number: int) -> None:
         self._failed.add(number, self._attributes)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
 from taskiq_sources.definitions import due_at, occurrence_id, timetable_of
 from taskiq_sources.errors import TaskiqSourcesError, redact_text
-from taskiq_sources.models import Claim, Outcome, Run, RunStatus
+from taskiq_sources.models import Claim, Outcome, Run, RunStatus, record
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import Timetable
 
@@ -35,12 +35,15 @@ LAST_RETRY = timedelta(seconds=60)
 #: Namespace of the deterministic task ids; chosen once, never to be changed, or a re-send would get another id.
 _TASK_ID_NAMESPACE = uuid.UUID("6f1b2f0e-6a0b-5d6c-9e55-2b7c1a5d9f43")
 
+#: The digit that holds the variant of a UUID, by what the digest has there (RFC 9562 section 4.1).
+_VARIANTS = {digit: f"{int(digit, 16) & 0x3 | 0x8:x}" for digit in "0123456789abcdef"}
+
 _MAX_ERROR_CHARACTERS = 2_000
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: one is made for each send, and freezing doubles what that costs
+@record
 class Dispatch:
-    """One occurrence, claimed and ready to be sent. Not to be changed.
+    """One occurrence, claimed and ready to be sent.
 
     Attributes:
         claim: The claim it is sent under.
@@ -62,6 +65,11 @@ class Dispatch:
     def schedule_id(self) -> str:
         """The id that the message carries: for a manual run, that of the schedule that was told to run."""
         return self.definition.manual_of or self.claim.schedule.id
+
+    @property
+    def instant(self) -> str:
+        """The nominal time as text: ISO 8601, UTC, to the millisecond."""
+        return f"{self.occurrence_id[-24:-1]}+00:00"
 
     @property
     def is_retried(self) -> bool:
@@ -90,7 +98,7 @@ class Dispatch:
         return replace(self.definition, schedule_id=self.schedule_id, task_id=self.task_id).task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """What to do about a claim.
 
@@ -200,11 +208,9 @@ def retry_delay(occurrence: str, attempt: int) -> timedelta:
 def task_id_of(occurrence: str) -> str:
     """Return the ``task_id`` of an occurrence: the same for every re-send, different for every occurrence."""
     # uuid.uuid5(_TASK_ID_NAMESPACE, occurrence), without making the object: this is done for every send.
-    digest = bytearray(hashlib.sha1(_TASK_ID_NAMESPACE.bytes + occurrence.encode(), usedforsecurity=False).digest()[:16])
-    digest[6] = digest[6] & 0x0F | 0x50  # version 5, RFC 9562 section 5.5
-    digest[8] = digest[8] & 0x3F | 0x80  # variant, section 4.1
-    text = digest.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    text = hashlib.sha1(_TASK_ID_NAMESPACE.bytes + occurrence.encode(), usedforsecurity=False).hexdigest()
+    variant = _VARIANTS[text[16]]
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
 
 
 # -- planning ----------------------------------------------------------------------------------------------------------------

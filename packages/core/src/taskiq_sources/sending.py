@@ -1,0 +1,139 @@
+"""A bounded number of workers that send what is queued, and a watchdog over them. Knows no store and settles nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import TypeAlias
+
+from taskiq.exceptions import ScheduledTaskCancelledError
+
+from taskiq_sources.held import Held, Ledger
+from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.tasking import end, uncancel
+
+#: Sends one occurrence; returns False if the application cancelled it.
+Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
+
+_SLICE = 0.01  # seconds that a worker may keep the event loop when the broker never makes it wait
+_WATCHDOG_INTERVAL = 0.25
+
+
+class Senders:
+    """Sends what is put in, several at a time.
+
+    Args:
+        send: Sends one occurrence.
+        ledger: What is held.
+        limit: How many sends may run at the same time.
+        timeout: After this long a send is cut off.
+        done: Called with each that was sent, has failed, or may not be sent any more because its lease is over.
+    """
+
+    def __init__(self, send: Send, ledger: Ledger, *, limit: int, timeout: timedelta, done: Callable[[Held], None]) -> None:
+        self._send = send
+        self._ledger = ledger
+        self._limit = limit
+        self._timeout = timeout.total_seconds()
+        self._done = done
+        self._queue: deque[Held] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._worker_begins = False
+
+    def __len__(self) -> int:
+        """How many wait to be sent."""
+        return len(self._queue)
+
+    def put(self, held: Iterable[Held]) -> None:
+        """Send these, when it is their turn."""
+        self._queue.extend(held)
+        self._add_worker()
+
+    def take_back(self) -> list[Held]:
+        """Return what waits, and forget it."""
+        waiting = list(self._queue)
+        self._queue.clear()
+        return waiting
+
+    async def watch_timeouts(self) -> None:
+        """Cut off sends that take too long; for ever."""
+        while True:
+            await self._ledger.busy.wait()
+            await asyncio.sleep(min(_WATCHDOG_INTERVAL, self._timeout))
+            now = asyncio.get_running_loop().time()
+            for held in self._ledger.running():
+                if held.worker is not None and not held.timed_out and now - held.started > self._timeout:
+                    held.timed_out = True
+                    held.worker.cancel()
+
+    async def drain(self, patience: float) -> None:
+        """Let sends in flight end within `patience` seconds, and cut off the rest as failed."""
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=patience)
+        for held in self._ledger.running():
+            held.timed_out = True
+        await self.end()
+
+    async def end(self) -> None:
+        """End all workers at once."""
+        await end(list(self._workers))
+
+    def _add_worker(self) -> None:
+        """Start a worker if there is work for one more. Each adds the next when it begins: as many as the broker makes wait."""
+        if self._queue and not self._worker_begins and len(self._workers) < self._limit:
+            self._worker_begins = True
+            worker = asyncio.ensure_future(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._worker_ended)
+
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not self._workers:
+            self._worker_begins = False  # even if it was cancelled before it began
+
+    async def _work(self) -> None:
+        """Send what is queued, one after the other, until nothing is left."""
+        clock = asyncio.get_running_loop().time
+        worker = asyncio.current_task()
+        self._worker_begins = False
+        now = clock()
+        pause_at = now + _SLICE
+        while self._queue:
+            held = self._queue.popleft()
+            self._add_worker()
+            if held.lost:
+                self._ledger.remove(held)
+                continue
+            if now >= held.lease_ends:  # this process was suspended, or cannot renew: somebody else may be sending it
+                self._done(held)
+                continue
+            await self._send_one(held, worker, now)
+            now = clock()
+            if now > pause_at:
+                await asyncio.sleep(0)
+                now = clock()
+                pause_at = now + _SLICE
+        if worker is not None:
+            self._workers.discard(worker)  # at once: what is queued before its callback runs needs a worker
+
+    async def _send_one(self, held: Held, worker: asyncio.Task[None] | None, started: float) -> None:
+        held.worker, held.started = worker, started
+        self._ledger.sending += 1
+        try:
+            held.cancelled = not await self._send(held.dispatch)
+        except ScheduledTaskCancelledError:
+            held.cancelled = True
+        except asyncio.CancelledError:
+            held.error = TimeoutError("the send did not end in time")
+            if not held.timed_out:
+                raise
+            uncancel(worker)
+        except Exception as error:  # whatever the broker raises, it is this occurrence's failure only
+            held.error = error
+        finally:
+            held.duration = asyncio.get_running_loop().time() - started
+            held.worker = None
+            self._ledger.sending -= 1
+            self._done(held)

@@ -1,0 +1,146 @@
+"""The short way through taskiq's kicker: the same message as the long one, and only where nobody would notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+import taskiq
+from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage
+from taskiq.kicker import AsyncKicker
+from taskiq.serializers import PickleSerializer
+
+from taskiq_sources import DurableScheduler, InMemoryScheduleSource
+from taskiq_sources.codec import Definition
+from taskiq_sources.kicking import kick
+from taskiq_sources.models import Claim, StoredSchedule
+from taskiq_sources.occurrences import Dispatch
+
+pytestmark = pytest.mark.anyio
+
+NOW = datetime(2030, 5, 14, 12, 30, 0, 123_000, tzinfo=timezone.utc)
+
+
+class Broker(AsyncBroker):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[BrokerMessage] = []
+
+    async def kick(self, message: BrokerMessage) -> None:
+        self.sent.append(message)
+
+    async def listen(self) -> AsyncGenerator[bytes, None]:
+        await asyncio.Event().wait()
+        yield b""
+
+
+def dispatch_of(labels: dict[str, Any]) -> Dispatch:
+    definition = Definition(
+        schedule_id="nightly",
+        task_name="app:report",
+        labels=labels,
+        args=[1, 2.5, "three", None, True, [4, {"five": 5}]],
+        kwargs={"six": {"seven": [7]}},
+        time=NOW,
+    )
+    schedule = StoredSchedule(
+        id="nightly",
+        task_name="app:report",
+        document="{}",
+        timing="{}",
+        scheduled_for=NOW,
+        next_run_at=NOW,
+        anchor=NOW,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    claim = Claim(schedule=schedule, token="t", claimed_at=NOW, lease_until=NOW)
+    return Dispatch(
+        claim=claim,
+        definition=definition,
+        scheduled_for=NOW,
+        coalesced=1,
+        occurrence_id="nightly@2030-05-14T12:30:00.123Z",
+        task_id="the-task-id",
+    )
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {},
+        {"queue": "a", "priority": 3, "ratio": 0.5, "fast": True, "nothing": None, "list": [1], "map": {"a": 1}},
+        {"types_of_exceptions": ["ValueError"], "queue": "a"},
+        {"schedule_id": "overwritten", "scheduled_for": 1},
+    ],
+)
+async def test_the_message_is_the_one_that_taskiq_makes(labels: dict[str, Any]) -> None:
+    broker = Broker()
+    dispatch = dispatch_of(labels)
+    definition = dispatch.definition
+    ours = {"schedule_id": "nightly", "scheduled_for": "2030-05-14T12:30:00.123+00:00"}
+    long_way: AsyncKicker[..., Any] = AsyncKicker(definition.task_name, broker, {**labels, **ours})
+
+    assert await kick(broker, dispatch)
+    await long_way.with_task_id("the-task-id").kiq(*definition.args, **definition.kwargs)
+
+    short, long = broker.sent
+    assert short == long
+    assert broker.formatter.loads(short.message) == broker.formatter.loads(long.message)
+
+
+async def test_middlewares_see_the_message_and_may_replace_it() -> None:
+    class Renamer(taskiq.TaskiqMiddleware):
+        def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            return message.model_copy(update={"task_name": "app:other"})
+
+    broker = Broker().with_middlewares(Renamer())
+    await kick(broker, dispatch_of({}))
+
+    assert [message.task_name for message in broker.sent] == ["app:other"]  # type: ignore[attr-defined]
+
+
+class _WithHook(InMemoryScheduleSource):
+    async def post_send(self, task: taskiq.ScheduledTask) -> None:
+        await super().post_send(task)
+
+
+class _WithOnReady(DurableScheduler):
+    async def on_ready(self, source: taskiq.ScheduleSource, task: taskiq.ScheduledTask) -> None:
+        await super().on_ready(source, task)
+
+
+def test_the_short_way_is_taken_where_no_hook_is_overridden() -> None:
+    plain = InMemoryScheduleSource()
+    scheduler = DurableScheduler(Broker(), [plain])
+    assert scheduler._sender(plain).func is kick  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "source"),
+    [
+        (DurableScheduler, _WithHook()),
+        (_WithOnReady, InMemoryScheduleSource()),
+        (DurableScheduler, InMemoryScheduleSource(serializer=PickleSerializer())),
+    ],
+)
+def test_the_long_way_is_taken_where_somebody_would_notice(
+    scheduler: type[DurableScheduler], source: InMemoryScheduleSource
+) -> None:
+    made = scheduler(Broker(), [source])
+    assert made._sender(source).func == made._send  # type: ignore[attr-defined]
+
+
+def test_a_hook_that_is_replaced_on_the_object_is_seen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = InMemoryScheduleSource()
+
+    async def post_send(_task: taskiq.ScheduledTask) -> None: ...
+
+    monkeypatch.setattr(source, "post_send", post_send)
+    scheduler = DurableScheduler(Broker(), [source])
+    assert scheduler._sender(source).func == scheduler._send  # type: ignore[attr-defined]
