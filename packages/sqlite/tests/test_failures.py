@@ -34,8 +34,7 @@ async def impatient(path: Path) -> AsyncIterator[SQLiteStore]:
 
 async def make_full(store: SQLiteStore) -> None:
     """Make the disk look full to this store: its file may not grow."""
-    assert store._connection is not None
-    await store._connection.call(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone())
+    await store._session.call(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone())
 
 
 async def test_a_lock_held_too_long_is_named_and_waited_for_no_longer_than_asked(impatient: SQLiteStore, path: Path) -> None:
@@ -120,13 +119,13 @@ async def test_a_deleted_file_that_is_put_back_is_opened_anew(store: SQLiteStore
 
 async def test_after_an_error_of_the_file_the_next_call_opens_it_anew(store: SQLiteStore) -> None:
     await make_full(store)
-    before = store._connection
+    before = store._session._connection
     with pytest.raises(SourceConnectionError):
         await store.put([schedule(document="x" * 100_000)])
 
     await store.put([schedule(document="x" * 100_000)])
 
-    assert store._connection is not before
+    assert store._session._connection is not before
 
 
 async def test_watchers_of_a_file_that_was_replaced_are_told(path: Path) -> None:
@@ -192,4 +191,4 @@ async def test_a_bug_in_a_statement_is_not_dressed_up_as_a_failing_file(store: S
         connection.execute("INSERT INTO taskiq_sources_schedules (id) VALUES ('a')")
 
     with pytest.raises(sqlite3.IntegrityError):
-        await store._call(violate)
+        await store._session.call(violate)

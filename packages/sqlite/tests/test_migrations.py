@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 
 from taskiq_sources.errors import SchemaVersionError
+from taskiq_sources.sql import Migration
+from taskiq_sources.sql.rows import schedule_columns, schedule_from_row
 from taskiq_sources_conformance.build import schedule
 from taskiq_sources_sqlite import SQLiteStore
-from taskiq_sources_sqlite.operations import SQL, get, put
-from taskiq_sources_sqlite.schema import MIGRATIONS, migrate
-from taskiq_sources_sqlite.statements import Migration, Statements, split_script
+from taskiq_sources_sqlite.operations import run
+from taskiq_sources_sqlite.schema import MIGRATIONS, migrate, split_script
 
 pytestmark = pytest.mark.anyio
 
 NEXT = Migration(
-    version=len(MIGRATIONS) + 1,
-    name="next.sql",
-    statements=("ALTER TABLE taskiq_sources_schedules ADD COLUMN note TEXT", "CREATE TABLE taskiq_sources_notes (text TEXT)"),
+    "next.sql",
+    "ALTER TABLE taskiq_sources_schedules ADD COLUMN note TEXT;\nCREATE TABLE taskiq_sources_notes (text TEXT);\n",
 )
-BROKEN = Migration(version=NEXT.version, name="broken.sql", statements=(*NEXT.statements, "CREATE NONSENSE"))
+BROKEN = Migration("broken.sql", f"{NEXT.script}CREATE NONSENSE;\n")
+NEWER = len(MIGRATIONS) + 1
 
 
 def applied(database: sqlite3.Connection) -> list[tuple[int, str]]:
@@ -35,7 +36,7 @@ def objects(database: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def test_a_new_file_gets_all_migrations(database: sqlite3.Connection) -> None:
-    assert applied(database) == [(migration.version, migration.name) for migration in MIGRATIONS]
+    assert applied(database) == [(version, migration.name) for version, migration in enumerate(MIGRATIONS, start=1)]
 
 
 def test_a_migrated_file_is_left_as_it_is(database: sqlite3.Connection, path: Path) -> None:
@@ -47,12 +48,12 @@ def test_a_migrated_file_is_left_as_it_is(database: sqlite3.Connection, path: Pa
 
 
 def test_an_older_file_gets_what_it_lacks_and_keeps_its_schedules(database: sqlite3.Connection, path: Path) -> None:
-    put(database, [schedule("kept", document="mine")], overwrite=True)
+    run(database, "put", {**schedule_columns([schedule("kept", document="mine")]), "replace": True})
 
     migrate(database, str(path), [*MIGRATIONS, NEXT])
 
-    assert applied(database)[-1] == (NEXT.version, NEXT.name)
-    assert get(database, ["kept"])["kept"].document == "mine"
+    assert applied(database)[-1] == (NEWER, NEXT.name)
+    assert schedule_from_row(run(database, "get", {"ids": ["kept"]})[0]).document == "mine"
 
 
 def test_a_migration_that_fails_changes_nothing(database: sqlite3.Connection, path: Path) -> None:
@@ -74,14 +75,10 @@ async def test_a_newer_file_is_refused_byte_for_byte_unchanged(store: SQLiteStor
     database.close()
     before = path.read_bytes()
 
-    with pytest.raises(SchemaVersionError, match=rf"version {NEXT.version}.*up to {len(MIGRATIONS)}: upgrade"):
+    with pytest.raises(SchemaVersionError, match=rf"version {NEWER}.*up to {len(MIGRATIONS)}: upgrade"):
         await store.open()
 
     assert path.read_bytes() == before
-
-
-def test_migrations_are_numbered_without_gaps() -> None:
-    assert [migration.version for migration in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
 
 
 def test_a_script_is_split_where_statements_end_and_not_inside_triggers() -> None:
@@ -93,14 +90,3 @@ def test_a_script_is_split_where_statements_end_and_not_inside_triggers() -> Non
 def test_a_script_without_its_last_semicolon_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no semicolon.*CREATE TABLE b"):
         list(split_script("CREATE TABLE a (x);\nCREATE TABLE b (x)\n"))
-
-
-def test_two_blocks_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="claim"):
-        Statements("-- name: claim\n-- One.\nSELECT 1;\n-- name: claim\n-- Two.\nSELECT 2;\n")
-
-
-@pytest.mark.parametrize("name", list(SQL))
-def test_every_statement_has_a_line_of_purpose(name: str) -> None:
-    assert SQL[name].startswith("-- ")
-    assert SQL[name].splitlines()[0].endswith(".")

@@ -43,8 +43,7 @@ async def test_synchronous_reaches_the_connection(path: Path, synchronous: Synch
     store = SQLiteStore(path, synchronous=synchronous)
     await store.open()
     try:
-        assert store._connection is not None
-        found = await store._connection.call(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0])
+        found = await store._session.call(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0])
     finally:
         await store.close()
 
@@ -52,9 +51,7 @@ async def test_synchronous_reaches_the_connection(path: Path, synchronous: Synch
 
 
 async def test_a_commit_is_on_the_disk_by_default(store: SQLiteStore) -> None:
-    assert store._connection is not None
-
-    assert await store._connection.call(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]) == FULL
+    assert await store._session.call(lambda connection: connection.execute("PRAGMA synchronous").fetchone()[0]) == FULL
 
 
 @pytest.mark.parametrize(

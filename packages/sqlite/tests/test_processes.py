@@ -56,7 +56,7 @@ async def claim_and_hang(store, name):
         connection.execute("DELETE FROM taskiq_sources_schedules")
         print(len(claims), os.getpid(), flush=True)
         sys.stdin.readline()
-    await store._call(hang)
+    await store._session.call(hang)
 
 async def main(name):
     store = SQLiteStore(path)

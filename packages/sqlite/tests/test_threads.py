@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from taskiq_sources.sql.rows import schedule_columns
 from taskiq_sources_conformance.build import TIMEOUT, listed, schedule
 from taskiq_sources_sqlite import SQLiteStore
-from taskiq_sources_sqlite.operations import put
+from taskiq_sources_sqlite.operations import run
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +42,7 @@ async def until_set(event: threading.Event) -> None:
 
 async def test_a_cancelled_call_returns_at_once_and_leaves_no_transaction_open(store: SQLiteStore, path: Path) -> None:
     gate = Gate()
-    waiting = asyncio.ensure_future(store._call(gate))
+    waiting = asyncio.ensure_future(store._session.call(gate))
     await until_set(gate.entered)
     writing = asyncio.ensure_future(store.put([schedule("a"), schedule("b")]))
     await asyncio.sleep(0)  # let it begin
@@ -76,7 +77,7 @@ async def test_a_cancelled_open_leaves_no_thread_behind(path: Path, monkeypatch:
         entered.set()
         assert let_through.wait(TIMEOUT)
 
-    monkeypatch.setattr("taskiq_sources_sqlite.store.prepare", slow_prepare)
+    monkeypatch.setattr("taskiq_sources_sqlite.file.prepare", slow_prepare)
     opening = asyncio.ensure_future(SQLiteStore(path).open())
     await asyncio.sleep(0)  # let it begin
     await until_set(entered)
@@ -93,10 +94,10 @@ async def test_a_cancelled_open_leaves_no_thread_behind(path: Path, monkeypatch:
 
 
 def test_an_error_in_the_middle_rolls_back(database: sqlite3.Connection) -> None:
-    broken = schedule("b", task_name=None)
+    broken = schedule_columns([schedule("a"), schedule("b", task_name=None)])
 
     with pytest.raises(sqlite3.IntegrityError):
-        put(database, [schedule("a"), broken], overwrite=True)
+        run(database, "put", {**broken, "replace": True})
 
     assert not database.in_transaction
     assert database.execute("SELECT count(*) FROM taskiq_sources_schedules").fetchone()[0] == 0
@@ -145,7 +146,7 @@ def slow(connection):
     print("done")
 async def main():
     await store.open()
-    calling = asyncio.ensure_future(store._call(slow))
+    calling = asyncio.ensure_future(store._session.call(slow))
     await asyncio.get_running_loop().run_in_executor(None, started.wait)
 asyncio.run(main())
 print("end of main")

@@ -1,4 +1,4 @@
-"""What the store does, one function an operation and one transaction a function, run on the connection's thread.
+"""The operations of `taskiq_sources.sql.SQLStore`, one transaction each, run on the connection's thread.
 
 A transaction begins and ends within one function call, so a busy or cancelled event loop never holds the file's write lock. Knows
 nothing of asyncio, of opening files, or of errors of the file.
@@ -6,277 +6,167 @@ nothing of asyncio, of opening files, or of errors of the file.
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from datetime import datetime, timedelta
+from itertools import compress
+from operator import itemgetter
+from typing import Any, Final, TypeAlias
 
-from taskiq_sources.clock import to_ms
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
-from taskiq_sources.models import UNSET, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
-from taskiq_sources_sqlite.rows import (
-    Parameters,
-    id_list,
-    optional_instant,
-    optional_ms,
-    run_from_row,
-    run_parameters,
-    schedule_from_row,
-    schedule_parameters,
+from taskiq_sources.sql import Statements, read_sql
+from taskiq_sources.sql.rows import SCHEDULE_COLUMNS
+
+Values: TypeAlias = Mapping[str, Any]
+Rows: TypeAlias = Sequence[Sequence[Any]]
+
+#: Of these conditions the first that is asked for is looked up in its index, so the most selective come first. The others are
+#: only checked: a unary plus keeps the planner, which has no statistics, from its own choice.
+_LOOKED_UP = (
+    *("quarantined", "paused", "due_before", "owner", "task_name", "not_quarantined", "not_paused"),
+    *("schedule_id", "status"),
 )
-from taskiq_sources_sqlite.statements import load_statements
 
-SQL = load_statements("taskiq_sources_sqlite", "sql/queries.sql")
 
-#: Editing one of these is an edit of *when*.
-_WHEN = ("timing", "scheduled_for", "next_run_at")
+class _Statements(Statements):
+    def _joined(self, name: str, conditions: Collection[str]) -> str:
+        sql = super()._joined(name, conditions)
+        for condition in [condition for condition in _LOOKED_UP if condition in conditions][1:]:
+            block = self._blocks[f"{name}.{condition}"]
+            sql = sql.replace(block, block.replace("AND ", "AND +", 1))
+        if name == "runs" and "schedule_id" in conditions:
+            # Rows of one instant are not in order there; to save that bit of sorting, the planner would read all of history.
+            sql = sql.replace("taskiq_sources_runs", "taskiq_sources_runs INDEXED BY taskiq_sources_runs_of_schedule", 1)
+        return sql
+
+
+_CLAIM_ORDER: Final = itemgetter(SCHEDULE_COLUMNS.index("next_run_at"), SCHEDULE_COLUMNS.index("id"))
+
+SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), marker="?")
+
+
+def run(connection: sqlite3.Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows:
+    """Do one operation of the store and return its rows."""
+    if operation in _WRITING:
+        return _WRITING[operation](connection, values, conditions)
+    return execute(connection, operation, values, conditions).fetchall()
+
+
+def execute(
+    connection: sqlite3.Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()
+) -> sqlite3.Cursor:
+    """Execute one statement."""
+    sql, arguments = SQL.bind(name, values or {}, conditions)
+    return connection.execute(
+        sql, [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in arguments]
+    )
 
 
 @contextmanager
 def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Take the file's write lock at once, and commit or, after any error, roll back.
-
-    A transaction that begins by reading could not become a writing one while another process writes: SQLite refuses that without
-    waiting.
-    """
-    connection.execute("BEGIN IMMEDIATE")
+    """Take the file's write lock at once, and commit or, after any error, roll back."""
+    execute(connection, "begin")
     try:
         yield
-        connection.execute("COMMIT")
+        connection.commit()
     except BaseException:
-        if connection.in_transaction:  # SQLite has rolled back by itself after some errors
-            connection.execute("ROLLBACK")
+        connection.rollback()  # does nothing where SQLite has rolled back by itself
         raise
 
 
-# -- definitions -----------------------------------------------------------------------------------------------------------------
-
-
-def put(connection: sqlite3.Connection, schedules: Sequence[StoredSchedule], *, overwrite: bool) -> frozenset[str]:
-    """Store schedules in one transaction and return the ids that already existed."""
-    ids = id_list([schedule.id for schedule in schedules])
-    rows = [schedule_parameters(schedule) for schedule in schedules]
+def _put(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+    sql, columns = SQL.bind("put", values)
     with write_transaction(connection):
-        existing = frozenset(row["id"] for row in connection.execute(SQL["existing"], {"ids": ids}))
-        connection.executemany(SQL["put"], [row for row in rows if overwrite or row["id"] not in existing])
-    return existing
+        existing = {row[0] for row in execute(connection, "existing", {"ids": values["id"]})}
+        written = [values["replace"] or schedule_id not in existing for schedule_id in values["id"]]
+        # In the order in which they will be claimed: then a claim finds them on a few pages and not on one each.
+        order = sorted(compress(range(len(written)), written), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
+        connection.executemany(sql, ([column[at] for column in columns] for at in order))
+    return [[set(values["id"]) - existing]]
 
 
-def get(connection: sqlite3.Connection, ids: Collection[str]) -> dict[str, StoredSchedule]:
-    """Return the schedules of these ids."""
-    return {row["id"]: schedule_from_row(row) for row in connection.execute(SQL["get"], {"ids": id_list(ids)})}
-
-
-def page(connection: sqlite3.Connection, query: ScheduleQuery, *, after: str | None, limit: int) -> list[StoredSchedule]:
-    """Return one page of schedules in the order of ids."""
-    # The first one that applies is looked up in its index, the others are checked: so the most selective come first.
-    applies = {
-        "quarantined": query.quarantined is True,
-        "paused": query.paused is True,
-        "due_before": query.due_before is not None,
-        "owner": query.owner is not None,
-        "task_name": query.task_name is not None,
-        "not_quarantined": query.quarantined is False,
-        "not_paused": query.paused is False,
-    }
-    conditions = [name for name, asked_for in applies.items() if asked_for]
-    parameters: Parameters = {
-        "after": after or "",  # ids are never empty, so all of them come after this
-        "task_name": query.task_name,
-        "owner": query.owner,
-        "due_before": optional_ms(query.due_before),
-        "limit": limit,
-    }
-    return [
-        schedule_from_row(row)
-        for row in connection.execute(SQL.where("page", conditions[:1], unindexed=conditions[1:]), parameters)
-    ]
-
-
-def delete(connection: sqlite3.Connection, ids: Collection[str]) -> frozenset[str]:
-    """Delete schedules and return the ids that existed."""
+def _delete(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
-        return frozenset(row["id"] for row in connection.execute(SQL["delete"], {"ids": id_list(ids)}).fetchall())
+        return [[[row[0] for row in execute(connection, "delete", values).fetchall()]]]
 
 
-def update(
-    connection: sqlite3.Connection, schedule_id: str, changes: ScheduleChanges, *, expected_revision: int | None
-) -> StoredSchedule:
-    """Edit one schedule and return it as it is then."""
-    changed = {field.name: value for field in fields(changes) if (value := getattr(changes, field.name)) is not UNSET}
+def _update(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
-        found = get(connection, [schedule_id]).get(schedule_id)
-        if found is None:
-            raise ScheduleNotFoundError(schedule_id)
-        if expected_revision is not None and found.revision != expected_revision:
-            raise RevisionConflictError(schedule_id, expected_revision, found.revision)
-        revision = found.revision + 1
-        timing_revision = revision if any(name in changed for name in _WHEN) else found.timing_revision
-        edited = replace(found, **changed, revision=revision, timing_revision=timing_revision)
-        connection.execute(SQL["edit"], schedule_parameters(edited))
-    return edited
+        found: Rows = execute(connection, "revision", values).fetchall()
+        if not found or values["expected_revision"] not in {None, found[0][0]}:
+            return found
+        return execute(connection, "edit", values).fetchall()
 
 
-# -- dispatch --------------------------------------------------------------------------------------------------------------------
+def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+    if not execute(connection, "claimable", values).fetchone()[0]:
+        return []
+    return _take(connection, "claim", values)
 
 
-def claim(
-    connection: sqlite3.Connection,
-    now: datetime,
-    *,
-    claimant: str,
-    lease: timedelta,
-    limit: int,
-    ids: Collection[str] | None,
-    early: timedelta,
-) -> list[Claim]:
-    """Take eligible occurrences and return them, oldest first."""
-    parameters: Parameters = {
-        "now": to_ms(now),
-        "horizon": to_ms(now + early),
-        "claimant": claimant,
-        "lease_until": to_ms(now + lease),
-        "limit": limit,
-        "token": secrets.token_hex(16),  # made distinct for each row in SQL
-    }
-    if ids is None:
-        statement = SQL["claim"]
-        if not connection.execute(SQL["claimable"], parameters).fetchone()[0]:
-            return []
-    else:
-        statement = SQL["claim_ids"]
-        parameters["ids"] = id_list(ids)
+def _claim_ids(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+    return _take(connection, "claim_ids", values)
+
+
+def _take(connection: sqlite3.Connection, name: str, values: Values) -> Rows:
+    token = secrets.token_hex(16)  # made distinct for each row in SQL
     with write_transaction(connection):
-        rows = connection.execute(statement, parameters).fetchall()
-    rows.sort(key=lambda row: (row["next_run_at"], row["id"]))  # RETURNING promises no order
-    lease_until = now + lease
-    return [Claim(schedule=schedule_from_row(row), token=row["token"], claimed_at=now, lease_until=lease_until) for row in rows]
+        taken = execute(connection, name, {**values, "token": token}).fetchall()
+    return sorted(taken, key=_CLAIM_ORDER)  # RETURNING promises no order
 
 
-def renew(connection: sqlite3.Connection, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
-    """Move the end of the leases that are still held by these claims and return their ids."""
+def _renew(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
-        leases = _leases(connection, claims)
-        held = {claim.schedule.id: leases[claim.schedule.id]["rowid"] for claim in claims if _is_current(claim, leases)}
-        connection.executemany(SQL["renew"], [{"rowid": rowid, "until": to_ms(until)} for rowid in held.values()])
-    return frozenset(held)
+        leases = _leases(connection, values)
+        held = [lease is not None for lease in leases]
+        for lease in filter(None, leases):
+            execute(connection, "renew", {"until": values["until"], "row": lease[0]})
+    return [[schedule_id] for schedule_id in compress(values["id"], held)]
 
 
-def settle(connection: sqlite3.Connection, outcomes: Sequence[Outcome]) -> frozenset[str]:
-    """Record outcomes in one transaction and return the ids whose claim did not survive although it should have."""
-    runs: list[Parameters] = []
-    finished: list[Parameters] = []
-    released: list[Parameters] = []
-    advanced: list[Parameters] = []
-    lost: set[str] = set()
+def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
-        leases = _leases(connection, [outcome.claim for outcome in outcomes])
-        for outcome in outcomes:
-            schedule = outcome.claim.schedule
-            if not _is_current(outcome.claim, leases):
-                lost.add(schedule.id)
-                continue
-            row = leases[schedule.id]
-            runs += [run_parameters(run) for run in outcome.runs]
-            if row["timing_revision"] > schedule.revision:  # rescheduled since it was claimed: the edit decides
-                released.append({"rowid": row["rowid"]})
-                if not outcome.release:
-                    lost.add(schedule.id)
-            elif outcome.finished:
-                finished.append({"rowid": row["rowid"]})
-            else:
-                advanced.append(_advance_parameters(row["rowid"], outcome))
-        connection.executemany(SQL["record"], runs)
-        connection.executemany(SQL["release"], released)
-        connection.executemany(SQL["finish"], finished)
-        connection.executemany(SQL["advance"], advanced)
-    return frozenset(lost)
+        leases = _leases(connection, values)
+        fates = [
+            "lost" if lease is None else "release" if lease[1] > claimed else "finish" if finished else "advance"
+            for lease, claimed, finished in zip(leases, values["claimed_revision"], values["finished"], strict=True)
+        ]
+        lost = set(compress(values["id"], [fate == "lost" for fate in fates]))
+        recorded = [holder not in lost for holder in values["run_holder"]]
+        _execute_each(connection, "record", values, recorded)
+        values = {**values, "row": [lease and lease[0] for lease in leases]}
+        for fate in {"release", "finish", "advance"}.intersection(fates):
+            _execute_each(connection, fate, values, [fate == each for each in fates])
+    ended = zip(values["id"], fates, values["release"], strict=True)
+    return [[lost.union(schedule_id for schedule_id, fate, release in ended if fate == "release" and not release)]]
 
 
-def next_due(connection: sqlite3.Connection, now: datetime) -> datetime | None:
-    """Return the earliest instant at which a claim could return something."""
-    return optional_instant(connection.execute(SQL["next_due"], {"now": to_ms(now)}).fetchone()[0])
-
-
-def _leases(connection: sqlite3.Connection, claims: Collection[Claim]) -> dict[str, sqlite3.Row]:
-    ids = id_list([claim.schedule.id for claim in claims])
-    return {row["id"]: row for row in connection.execute(SQL["leases"], {"ids": ids})}
-
-
-def _is_current(claim: Claim, leases: dict[str, sqlite3.Row]) -> bool:
-    row = leases.get(claim.schedule.id)
-    return row is not None and row["token"] == claim.token
-
-
-def _advance_parameters(rowid: int, outcome: Outcome) -> Parameters:
-    return {
-        "rowid": rowid,
-        "scheduled_for": optional_ms(outcome.scheduled_for),
-        "next_run_at": optional_ms(outcome.next_run_at),
-        "coalesced": outcome.coalesced,
-        "attempt": outcome.attempt,
-        "run_count": outcome.run_count,
-        "last_error": outcome.last_error,
-        "quarantined": outcome.quarantined,
-        "release": outcome.release,
-    }
-
-
-# -- history ---------------------------------------------------------------------------------------------------------------------
-
-
-def runs(connection: sqlite3.Connection, query: RunQuery, *, after: Run | None, limit: int) -> list[Run]:
-    """Return one page of history, newest first."""
-    until = query.until
-    if after is not None and until is not None:
-        # Of two upper bounds only one can be looked up, and the lower one says it all.
-        if after.recorded_at < until:
-            until = None
-        else:
-            after = None
-    applies = {
-        "schedule_id": query.schedule_id is not None,
-        "status": query.status is not None,
-        "since": query.since is not None,
-        "until": until is not None,
-        "after": after is not None,
-    }
-    conditions = [name for name, asked_for in applies.items() if asked_for]
-    unindexed = ["status"] if applies["schedule_id"] and applies["status"] else []
-    parameters: Parameters = {
-        "schedule_id": query.schedule_id,
-        "status": query.status,
-        "since": optional_ms(query.since),
-        "until": optional_ms(until),
-        "after_recorded_at": None if after is None else to_ms(after.recorded_at),
-        "after_occurrence_id": None if after is None else after.occurrence_id,
-        "limit": limit,
-    }
-    statement = SQL.where("runs", [name for name in conditions if name not in unindexed], unindexed=unindexed)
-    return [run_from_row(row) for row in connection.execute(statement, parameters)]
-
-
-def prune_runs_before(connection: sqlite3.Connection, before: datetime, *, limit: int) -> int:
-    """Delete up to `limit` of the oldest history rows recorded before an instant and return how many there were."""
+def _prune(connection: sqlite3.Connection, values: Values, conditions: Collection[str]) -> Rows:
     with write_transaction(connection):
-        return connection.execute(SQL["prune_before"], {"before": to_ms(before), "limit": limit}).rowcount
+        return [[execute(connection, "prune", values, conditions).rowcount]]
 
 
-def prune_surplus_runs(connection: sqlite3.Connection, *, keep: int, limit: int) -> int:
-    """Delete up to `limit` of the oldest history rows beyond the newest `keep` and return how many there were."""
-    with write_transaction(connection):
-        newest_surplus = connection.execute(SQL["newest_surplus"], {"keep": keep}).fetchone()
-        if newest_surplus is None:
-            return 0
-        return connection.execute(SQL["prune_surplus"], {**dict(newest_surplus), "limit": limit}).rowcount
+_WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]], Rows]]] = {
+    "put": _put,
+    "delete": _delete,
+    "update": _update,
+    "claim": _claim,
+    "claim_ids": _claim_ids,
+    "renew": _renew,
+    "settle": _settle,
+    "prune": _prune,
+}
 
 
-# -- push ------------------------------------------------------------------------------------------------------------------------
+def _leases(connection: sqlite3.Connection, values: Values) -> list[tuple[int, int] | None]:
+    """Return, for each claim that is still current, the row of its schedule and ``timing_revision``."""
+    rows = [token.rpartition("-")[2] for token in values["token"]]
+    found = {(row[0], row[1]): (row[2], row[3]) for row in execute(connection, "leases", {"rows": rows})}
+    return [found.get(claim) for claim in zip(values["id"], values["token"], strict=True)]
 
 
-def data_version(connection: sqlite3.Connection) -> int:
-    """Return a number that changes when another connection commits a change."""
-    version: int = connection.execute(SQL["data_version"]).fetchone()[0]
-    return version
+def _execute_each(connection: sqlite3.Connection, name: str, values: Values, selected: Sequence[bool]) -> None:
+    """Execute a statement once for each of the selected rows of `values`, which are columns."""
+    sql, columns = SQL.bind(name, values)
+    connection.executemany(sql, compress(zip(*columns, strict=True), selected))

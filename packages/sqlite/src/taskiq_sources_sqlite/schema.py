@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources.sql import Migration, load_migrations
 from taskiq_sources_sqlite.connection import is_locked
-from taskiq_sources_sqlite.operations import SQL, write_transaction
-from taskiq_sources_sqlite.statements import Migration, load_migrations
+from taskiq_sources_sqlite.operations import execute, write_transaction
 
-MIGRATIONS: Final = load_migrations("taskiq_sources_sqlite", "migrations")
+MIGRATIONS: Final = load_migrations("taskiq_sources_sqlite")
 
 #: The first release with RETURNING (March 2021).
 NEEDED_SQLITE: Final = (3, 35, 0)
@@ -21,6 +21,7 @@ NEEDED_SQLITE: Final = (3, 35, 0)
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 SYNCHRONOUS: Final[dict[str, str]] = {"FULL": "synchronous_full", "NORMAL": "synchronous_normal"}
 
+_SETTINGS = ("checkpoint_seldom", "cache_more", "spill_to_memory")
 _RETRY_PAUSE = 0.01  # seconds; a change of the journal mode takes about one
 
 
@@ -54,9 +55,9 @@ def prepare(connection: sqlite3.Connection, path: str, *, synchronous: Synchrono
         SourceConnectionError: The file cannot be used for schedules.
         sqlite3.Error: The file cannot be read or written, or was locked all the while.
     """
-    connection.row_factory = sqlite3.Row
     retry_while_locked(lambda: _check_file(connection, path), patience)
-    connection.execute(SQL[SYNCHRONOUS[synchronous]])
+    for setting in (SYNCHRONOUS[synchronous], *_SETTINGS):
+        execute(connection, setting)
     retry_while_locked(lambda: _use_wal(connection, path), patience)
     retry_while_locked(lambda: migrate(connection, path), patience)
 
@@ -77,11 +78,29 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     with write_transaction(connection):
         # Somebody else may have been faster.
         applied = _schema_version(connection, path, newest=len(migrations))
-        connection.execute(SQL["create_migrations"])
-        for migration in migrations[applied:]:
-            for statement in migration.statements:
+        execute(connection, "create_migrations")
+        for version, migration in enumerate(migrations[applied:], start=applied + 1):
+            for statement in split_script(migration.script):
                 connection.execute(statement)
-            connection.execute(SQL["migrated"], {"version": migration.version, "name": migration.name})
+            execute(connection, "migrated", {"version": version, "name": migration.name})
+
+
+def split_script(script: str) -> Iterator[str]:
+    """Yield the statements of `script`; each ends at the end of a line.
+
+    ``Connection.executescript`` would do, but it commits the transaction it is called in.
+
+    Raises:
+        ValueError: The last statement does not end.
+    """
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement.strip()
+            statement = ""
+    if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
+        raise ValueError(f"the last SQL statement has no semicolon: {statement.strip()!r}")
 
 
 def retry_while_locked(work: Callable[[], None], patience: float) -> None:
@@ -106,7 +125,7 @@ def retry_while_locked(work: Callable[[], None], patience: float) -> None:
 
 def _check_file(connection: sqlite3.Connection, path: str) -> None:
     """Refuse, before anything is written, a file that cannot be used."""
-    encoding = connection.execute(SQL["encoding"]).fetchone()[0]
+    encoding = execute(connection, "encoding").fetchone()[0]
     if encoding != "UTF-8":
         raise SourceConnectionError(
             f"SQLite database {path!r} keeps text as {encoding}, in which ids have another order: "
@@ -116,9 +135,9 @@ def _check_file(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _use_wal(connection: sqlite3.Connection, path: str) -> None:
-    if connection.execute(SQL["journal_mode"]).fetchone()[0] == "wal":
+    if execute(connection, "journal_mode").fetchone()[0] == "wal":
         return
-    mode = connection.execute(SQL["use_wal"]).fetchone()[0]
+    mode = execute(connection, "use_wal").fetchone()[0]
     if mode != "wal":
         raise SourceConnectionError(
             f"SQLite database {path!r} stays in journal mode {mode!r} and cannot use a write-ahead log: "
@@ -127,9 +146,9 @@ def _use_wal(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _schema_version(connection: sqlite3.Connection, path: str, *, newest: int) -> int:
-    if not connection.execute(SQL["has_migrations"]).fetchone()[0]:
+    if not execute(connection, "has_migrations").fetchone()[0]:
         return 0
-    version: int = connection.execute(SQL["schema_version"]).fetchone()[0]
+    version: int = execute(connection, "schema_version").fetchone()[0]
     if version > newest:
         raise SchemaVersionError(
             f"SQLite database {path!r} has schema version {version}, made by a newer release of taskiq-sources-sqlite; "

@@ -1,5 +1,6 @@
--- Every statement of the store, by name. A list of ids arrives as one JSON array, so that its length meets no limit on variables.
--- A block named "page.<condition>" is put in place of "/* conditions */" in the block "page" when that condition is asked for.
+-- Every statement of the store, by name. :name is a parameter; a list arrives as one JSON array, so that its length meets no limit.
+-- {columns} and {run_columns} are the columns of the contract. A block "page.<condition>" is put in place of "/* conditions */" in
+-- the block "page" when that condition is asked for.
 
 -- name: put
 -- Store a schedule, or overwrite an existing one: where the timing is equal, the pending occurrence stays.
@@ -33,23 +34,46 @@ SELECT id FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each
 
 -- name: get
 -- The schedules of these ids.
-SELECT * FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids));
+SELECT {columns} FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete
 -- Delete the schedules of these ids.
 DELETE FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids)) RETURNING id;
 
+-- name: revision
+-- The revision of a schedule.
+SELECT revision FROM taskiq_sources_schedules WHERE id = :id;
+
 -- name: edit
--- Write an edited schedule back; the columns of the lease are not part of an edit.
+-- Edit the fields that are named in :changed; the columns of the lease are not part of an edit.
 UPDATE taskiq_sources_schedules SET
-    document = :document, timing = :timing, scheduled_for = :scheduled_for, next_run_at = :next_run_at, anchor = :anchor,
-    coalesced = :coalesced, attempt = :attempt, run_count = :run_count, paused = :paused, quarantined = :quarantined,
-    last_error = :last_error, revision = :revision, timing_revision = :timing_revision, updated_at = :updated_at
-WHERE id = :id;
+    document = CASE WHEN 'document' IN (SELECT value FROM json_each(:changed)) THEN :document ELSE document END,
+    timing = CASE WHEN 'timing' IN (SELECT value FROM json_each(:changed)) THEN :timing ELSE timing END,
+    scheduled_for = CASE WHEN 'scheduled_for' IN (SELECT value FROM json_each(:changed)) THEN :scheduled_for ELSE scheduled_for END,
+    next_run_at = CASE WHEN 'next_run_at' IN (SELECT value FROM json_each(:changed)) THEN :next_run_at ELSE next_run_at END,
+    anchor = CASE WHEN 'anchor' IN (SELECT value FROM json_each(:changed)) THEN :anchor ELSE anchor END,
+    coalesced = CASE WHEN 'coalesced' IN (SELECT value FROM json_each(:changed)) THEN :coalesced ELSE coalesced END,
+    attempt = CASE WHEN 'attempt' IN (SELECT value FROM json_each(:changed)) THEN :attempt ELSE attempt END,
+    run_count = CASE WHEN 'run_count' IN (SELECT value FROM json_each(:changed)) THEN :run_count ELSE run_count END,
+    paused = CASE WHEN 'paused' IN (SELECT value FROM json_each(:changed)) THEN :paused ELSE paused END,
+    quarantined = CASE WHEN 'quarantined' IN (SELECT value FROM json_each(:changed)) THEN :quarantined ELSE quarantined END,
+    last_error = CASE WHEN 'last_error' IN (SELECT value FROM json_each(:changed)) THEN :last_error ELSE last_error END,
+    updated_at = :updated_at,
+    revision = revision + 1,
+    timing_revision = CASE
+        WHEN EXISTS (SELECT 1 FROM json_each(:changed) WHERE value IN ('timing', 'scheduled_for', 'next_run_at')) THEN revision + 1
+        ELSE timing_revision
+    END
+WHERE id = :id
+RETURNING revision - 1, {columns};
 
 -- name: page
 -- One page of schedules, in the order of ids.
-SELECT * FROM taskiq_sources_schedules WHERE id > :after /* conditions */ ORDER BY id LIMIT :limit;
+SELECT {columns} FROM taskiq_sources_schedules WHERE TRUE /* conditions */ ORDER BY id LIMIT :limit;
+
+-- name: page.after
+-- The page after this id.
+AND id > :after
 
 -- name: page.task_name
 -- Exactly this task.
@@ -118,7 +142,7 @@ WHERE rowid IN (
     )
     ORDER BY next_run_at, id LIMIT :limit
 )
-RETURNING *;
+RETURNING {columns}, token;
 
 -- name: claim_ids
 -- Take the oldest eligible occurrences of these ids.
@@ -130,23 +154,23 @@ WHERE rowid IN (
         AND +paused = 0 AND +quarantined = 0 AND +next_run_at <= :horizon AND (+lease_until IS NULL OR +lease_until <= :now)
     ORDER BY next_run_at, id LIMIT :limit
 )
-RETURNING *;
+RETURNING {columns}, token;
 
 -- name: leases
--- What decides whether a claim still counts.
-SELECT rowid, id, token, timing_revision FROM taskiq_sources_schedules WHERE id IN (SELECT value FROM json_each(:ids));
+-- What decides whether a claim still counts. A token ends with the row, so that no index has to be searched.
+SELECT id, token, rowid, timing_revision FROM taskiq_sources_schedules WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: renew
 -- Let a lease last until another instant.
-UPDATE taskiq_sources_schedules SET lease_until = :until WHERE rowid = :rowid;
+UPDATE taskiq_sources_schedules SET lease_until = :until WHERE rowid = :row;
 
 -- name: release
 -- End a lease and change nothing else.
-UPDATE taskiq_sources_schedules SET claimant = NULL, lease_until = NULL, token = NULL WHERE rowid = :rowid;
+UPDATE taskiq_sources_schedules SET claimant = NULL, lease_until = NULL, token = NULL WHERE rowid = :row;
 
 -- name: finish
 -- Delete a schedule of which nothing is left to be sent.
-DELETE FROM taskiq_sources_schedules WHERE rowid = :rowid;
+DELETE FROM taskiq_sources_schedules WHERE rowid = :row;
 
 -- name: advance
 -- Move a schedule on, and end its lease unless the claim goes on.
@@ -156,14 +180,13 @@ UPDATE taskiq_sources_schedules SET
     claimant = CASE WHEN :release THEN NULL ELSE claimant END,
     lease_until = CASE WHEN :release THEN NULL ELSE lease_until END,
     token = CASE WHEN :release THEN NULL ELSE token END
-WHERE rowid = :rowid;
+WHERE rowid = :row;
 
 -- name: record
 -- Write a history row over an older one of the same occurrence.
-INSERT OR REPLACE INTO taskiq_sources_runs (
-    occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
-) VALUES (
-    :occurrence_id, :schedule_id, :task_name, :scheduled_for, :status, :recorded_at, :task_id, :attempt, :coalesced, :claimant, :error
+INSERT OR REPLACE INTO taskiq_sources_runs ({run_columns}) VALUES (
+    :run_occurrence_id, :run_schedule_id, :run_task_name, :run_scheduled_for, :run_status, :run_recorded_at, :run_task_id,
+    :run_attempt, :run_coalesced, :run_claimant, :run_error
 );
 
 -- name: next_due
@@ -181,7 +204,7 @@ SELECT min(instant) FROM (
 
 -- name: runs
 -- One page of history, newest first.
-SELECT * FROM taskiq_sources_runs WHERE TRUE /* conditions */ ORDER BY recorded_at DESC, occurrence_id DESC LIMIT :limit;
+SELECT {run_columns} FROM taskiq_sources_runs WHERE TRUE /* conditions */ ORDER BY recorded_at DESC, occurrence_id DESC LIMIT :limit;
 
 -- name: runs.schedule_id
 -- Of exactly this schedule.
@@ -208,18 +231,23 @@ AND (recorded_at, occurrence_id) < (:after_recorded_at, :after_occurrence_id)
 SELECT recorded_at, occurrence_id FROM taskiq_sources_runs
 ORDER BY recorded_at DESC, occurrence_id DESC LIMIT 1 OFFSET :keep;
 
--- name: prune_before
--- Delete the oldest rows recorded before an instant.
+-- name: prune
+-- Delete the oldest rows that are to go.
 DELETE FROM taskiq_sources_runs WHERE rowid IN (
-    SELECT rowid FROM taskiq_sources_runs WHERE recorded_at < :before ORDER BY recorded_at, occurrence_id LIMIT :limit
+    SELECT rowid FROM taskiq_sources_runs WHERE TRUE /* conditions */ ORDER BY recorded_at, occurrence_id LIMIT :limit
 );
 
--- name: prune_surplus
--- Delete the oldest rows up to and with this one.
-DELETE FROM taskiq_sources_runs WHERE rowid IN (
-    SELECT rowid FROM taskiq_sources_runs WHERE (recorded_at, occurrence_id) <= (:recorded_at, :occurrence_id)
-    ORDER BY recorded_at, occurrence_id LIMIT :limit
-);
+-- name: prune.before
+-- Recorded before an instant.
+AND recorded_at < :before
+
+-- name: prune.surplus
+-- Up to and with this row.
+AND (recorded_at, occurrence_id) <= (:recorded_at, :occurrence_id)
+
+-- name: begin
+-- Take the write lock at once: a transaction that begins by reading cannot become a writing one while another process writes.
+BEGIN IMMEDIATE;
 
 -- name: encoding
 -- How the file keeps text: ids are in code point order in UTF-8 only.
@@ -240,6 +268,18 @@ PRAGMA synchronous = FULL;
 -- name: synchronous_normal
 -- A commit may be lost when the power fails, though not when the process dies.
 PRAGMA synchronous = NORMAL;
+
+-- name: checkpoint_seldom
+-- Move the log to the file when it has 16 MiB and not at 4: pages that many transactions write are then moved once.
+PRAGMA wal_autocheckpoint = 4000;
+
+-- name: cache_more
+-- 16 MiB instead of 2, if there is so much: history lands all over its indexes.
+PRAGMA cache_size = -16000;
+
+-- name: spill_to_memory
+-- Pages to go back to if a statement fails are kept in memory: a batch of 500 would write them to a temporary file.
+PRAGMA temp_store = MEMORY;
 
 -- name: data_version
 -- A number that changes when another connection commits a change.

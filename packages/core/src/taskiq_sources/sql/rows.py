@@ -1,0 +1,132 @@
+"""Translates between the contract's dataclasses and columns. No SQL, no I/O.
+
+Instants are whole milliseconds since the Unix epoch, on every database: drivers take several times as long for a datetime as for
+a number, and a batch has thousands. Everything else is what it is in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.models import Claim, Outcome, Run, ScheduleChanges, StoredSchedule
+
+SCHEDULE_COLUMNS: Final = tuple(field.name for field in fields(StoredSchedule))
+RUN_COLUMNS: Final = tuple(field.name for field in fields(Run))
+
+#: What a new schedule begins with, whatever the given one says, is not passed.
+_PUT = tuple(name for name in SCHEDULE_COLUMNS if name not in {"revision", "timing_revision", "claimant", "lease_until"})
+_OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in {"claim", "runs"})
+_INSTANTS = frozenset({"scheduled_for", "next_run_at", "anchor", "created_at", "updated_at", "recorded_at"})
+
+
+class Row(Protocol):
+    """A row as drivers return it: read by position."""
+
+    def __getitem__(self, position: int, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def schedule_from_row(row: Iterable[Any]) -> StoredSchedule:
+    """Return the schedule of a row that begins with ``{columns}``."""
+    (
+        schedule_id,
+        task_name,
+        document,
+        timing,
+        scheduled_for,
+        next_run_at,
+        anchor,
+        created_at,
+        updated_at,
+        owner,
+        coalesced,
+        attempt,
+        run_count,
+        paused,
+        quarantined,
+        last_error,
+        revision,
+        timing_revision,
+        claimant,
+        lease_until,
+        *_,
+    ) = row
+    return StoredSchedule(
+        id=schedule_id,
+        task_name=task_name,
+        document=document,
+        timing=timing,
+        scheduled_for=None if scheduled_for is None else from_ms(scheduled_for),
+        next_run_at=None if next_run_at is None else from_ms(next_run_at),
+        anchor=from_ms(anchor),
+        created_at=from_ms(created_at),
+        updated_at=from_ms(updated_at),
+        owner=owner,
+        coalesced=coalesced,
+        attempt=attempt,
+        run_count=run_count,
+        paused=bool(paused),
+        quarantined=bool(quarantined),
+        last_error=last_error,
+        revision=revision,
+        timing_revision=timing_revision,
+        claimant=claimant,
+        lease_until=None if lease_until is None else from_ms(lease_until),
+    )
+
+
+def run_from_row(row: Iterable[Any]) -> Run:
+    """Return the history row of a row of ``{run_columns}``."""
+    values = dict(zip(RUN_COLUMNS, row, strict=True))
+    return Run(**{**values, "scheduled_for": from_ms(values["scheduled_for"]), "recorded_at": from_ms(values["recorded_at"])})
+
+
+def schedule_columns(schedules: Sequence[StoredSchedule]) -> dict[str, list[Any]]:
+    """Return one list for each column that ``put`` writes."""
+    return _columns(_PUT, schedules)
+
+
+def lease_columns(claims: Iterable[Claim]) -> dict[str, list[Any]]:
+    """Return the lists that tell which claims are meant."""
+    claims = list(claims)
+    return {"id": [claim.schedule.id for claim in claims], "token": [claim.token for claim in claims]}
+
+
+def outcome_columns(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    """Return the lists of outcomes, and with ``run_`` before their names those of the history rows in them.
+
+    ``run_holder`` is the schedule whose outcome a history row belongs to.
+    """
+    held = [(outcome.claim.schedule.id, run) for outcome in outcomes for run in outcome.runs]
+    runs = _columns(RUN_COLUMNS, [run for _, run in held])
+    return {
+        **lease_columns(outcome.claim for outcome in outcomes),
+        "claimed_revision": [outcome.claim.schedule.revision for outcome in outcomes],
+        **_columns(_OUTCOME, outcomes),
+        "run_holder": [schedule_id for schedule_id, _ in held],
+        **{f"run_{name}": column for name, column in runs.items()},
+    }
+
+
+def changes_values(changed: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of an edit, None for fields that are not part of it, and under ``changed`` the names of the others."""
+    values = {field.name: changed.get(field.name) for field in fields(ScheduleChanges)}
+    return {**instants(values), "changed": list(changed)}
+
+
+def instants(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with datetimes in milliseconds."""
+    return {name: to_ms(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _columns(names: Iterable[str], rows: Sequence[object]) -> dict[str, list[Any]]:
+    columns = {name: list(map(attrgetter(name), rows)) for name in names}
+    for name in _INSTANTS.intersection(columns):
+        columns[name] = [None if moment is None else to_ms(moment) for moment in columns[name]]
+    return columns

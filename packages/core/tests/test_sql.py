@@ -1,0 +1,110 @@
+"""SQL in files: how blocks, conditions, parameters and migrations are read. The stores on top are tested by their backends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from taskiq_sources.sql import Statements, load_migrations, read_sql
+from taskiq_sources.sql.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
+
+TEXT = """-- What stands before the first block is a comment.
+
+-- name: page
+-- One page,
+-- in order.
+SELECT {columns} FROM s WHERE id > :after /* conditions */ AND again > :after LIMIT :limit::bigint;
+
+-- name: page.owner
+-- Of one owner.
+AND owner = :owner
+
+-- name: page.paused
+-- Paused ones.
+AND paused
+"""
+
+VALUES = {"after": "a", "limit": 10, "owner": "me", "unused": None}
+
+
+def test_parameters_are_numbered_where_the_driver_wants_numbers() -> None:
+    sql, arguments = Statements(TEXT, marker="$").bind("page", VALUES)
+
+    assert sql == f"SELECT {', '.join(SCHEDULE_COLUMNS)} FROM s WHERE id > $1  AND again > $1 LIMIT $2::bigint;"
+    assert arguments == ["a", 10]
+
+
+def test_parameters_are_repeated_where_the_driver_takes_one_after_the_other() -> None:
+    sql, arguments = Statements(TEXT, marker="?").bind("page", VALUES)
+
+    assert sql.endswith("WHERE id > ?  AND again > ? LIMIT ?::bigint;")
+    assert arguments == ["a", "a", 10]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "joined", "arguments"),
+    [
+        (["owner"], "AND owner = $2", ["a", "me", 10]),
+        (["paused", "owner"], "AND paused\nAND owner = $2", ["a", "me", 10]),
+    ],
+)
+def test_conditions_that_are_asked_for_are_put_in_their_place(
+    conditions: list[str], joined: str, arguments: list[object]
+) -> None:
+    bound = Statements(TEXT, marker="$").bind("page", VALUES, conditions)
+
+    assert f"id > $1 {joined} AND again > $1" in bound[0]
+    assert bound[1] == arguments
+
+
+def test_columns_are_in_the_order_in_which_rows_are_read() -> None:
+    sql, _ = Statements("-- name: runs\n-- All.\nSELECT {run_columns} FROM r", marker="?").bind("runs", {})
+
+    assert sql == f"SELECT {', '.join(RUN_COLUMNS)} FROM r"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-- name: claim\n-- One.\nSELECT 1;\n-- name: claim\n-- Two.\nSELECT 2;\n",
+        "-- name: get\n-- One.\nSELECT 1;\n-- name: claim\nSELECT 2;\n",
+    ],
+    ids=["twice", "without a purpose"],
+)
+def test_blocks_that_are_named_twice_or_say_no_purpose_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="claim"):
+        Statements(text, marker="?")
+
+
+def test_a_condition_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(KeyError, match=r"page\.colour"):
+        Statements(TEXT, marker="?").bind("page", VALUES, ["colour"])
+
+
+def test_migrations_are_read_in_the_order_of_their_numbers(package: Path) -> None:
+    (package / "migrations" / "0002_second.sql").write_text("SELECT 2;")
+    (package / "migrations" / "0001_first.sql").write_text("SELECT 1;")
+    (package / "migrations" / "README").write_text("not a migration")
+
+    assert load_migrations(package.name) == (("0001_first.sql", "SELECT 1;"), ("0002_second.sql", "SELECT 2;"))
+    assert read_sql(package.name, "migrations/README") == "not a migration"
+
+
+@pytest.mark.parametrize("names", [["0002_second.sql"], ["0001_a.sql", "0001_b.sql"], ["1_first.sql"]])
+def test_migrations_with_a_gap_or_a_number_twice_are_refused(package: Path, names: list[str]) -> None:
+    for name in names:
+        (package / "migrations" / name).touch()
+
+    with pytest.raises(ValueError, match=names[-1]):
+        load_migrations(package.name)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that can be imported, with a folder for migrations."""
+    folder = tmp_path / f"package_{tmp_path.name.replace('-', '_')}"
+    (folder / "migrations").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    return folder
