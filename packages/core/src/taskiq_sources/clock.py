@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from functools import lru_cache
 from typing import Protocol
 
 from taskiq_sources.errors import SourceConnectionError
@@ -24,6 +25,8 @@ MILLISECOND = timedelta(milliseconds=1)
 
 #: How long a measured offset is trusted. Quartz oscillators drift by less than 0.1 ms/s: 6 ms in this time.
 SYNC_INTERVAL = timedelta(seconds=60)
+
+_REMEMBERED = 4096  # instants; a batch of schedules has thousands of them, mostly the same ones
 
 _SYNC_RETRY = timedelta(seconds=5)  # after a failed measurement
 
@@ -149,6 +152,7 @@ def to_ms(moment: datetime) -> int:
 
 
 @lru_cache(maxsize=1024)  # many schedules are due at the same instants: at the full minute, at the full hour
+@lru_cache(maxsize=_REMEMBERED)
 def from_ms(milliseconds: int) -> datetime:
     """Return the aware UTC datetime of `milliseconds` since the Unix epoch."""
     return EPOCH + milliseconds * MILLISECOND

@@ -110,7 +110,7 @@ def _claim_ids(connection: sqlite3.Connection, values: Values, _: Collection[str
 
 
 def _take(connection: sqlite3.Connection, name: str, values: Values) -> Rows:
-    token = secrets.token_hex(16)  # made distinct for each row in SQL
+    token = secrets.token_urlsafe(12)  # made distinct for each row in SQL
     with write_transaction(connection):
         taken = execute(connection, name, {**values, "token": token}).fetchall()
     return sorted(taken, key=_CLAIM_ORDER)  # RETURNING promises no order
@@ -119,10 +119,8 @@ def _take(connection: sqlite3.Connection, name: str, values: Values) -> Rows:
 def _renew(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
         leases = _leases(connection, values)
-        held = [lease is not None for lease in leases]
-        for lease in filter(None, leases):
-            execute(connection, "renew", {"until": values["until"], "row": lease[0]})
-    return [[schedule_id] for schedule_id in compress(values["id"], held)]
+        execute(connection, "renew", {"until": values["until"], "rows": [lease[0] for lease in leases if lease]})
+    return [[schedule_id] for schedule_id in compress(values["id"], leases)]
 
 
 def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
@@ -135,9 +133,10 @@ def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) 
         lost = set(compress(values["id"], [fate == "lost" for fate in fates]))
         recorded = [holder not in lost for holder in values["run_holder"]]
         _execute_each(connection, "record", values, recorded)
-        values = {**values, "row": [lease and lease[0] for lease in leases]}
-        for fate in {"release", "finish", "advance"}.intersection(fates):
-            _execute_each(connection, fate, values, [fate == each for each in fates])
+        rows = [lease and lease[0] for lease in leases]
+        for fate in {"release", "finish"}.intersection(fates):
+            execute(connection, fate, {"rows": list(compress(rows, [fate == each for each in fates]))})
+        _execute_each(connection, "advance", {**values, "row": rows}, [fate == "advance" for fate in fates])
     ended = zip(values["id"], fates, values["release"], strict=True)
     return [[lost.union(schedule_id for schedule_id, fate, release in ended if fate == "release" and not release)]]
 

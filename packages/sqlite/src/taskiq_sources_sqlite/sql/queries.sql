@@ -161,16 +161,17 @@ RETURNING {columns}, token;
 SELECT id, token, rowid, timing_revision FROM taskiq_sources_schedules WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: renew
--- Let a lease last until another instant.
-UPDATE taskiq_sources_schedules SET lease_until = :until WHERE rowid = :row;
+-- Let leases last until another instant.
+UPDATE taskiq_sources_schedules SET lease_until = :until WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: release
--- End a lease and change nothing else.
-UPDATE taskiq_sources_schedules SET claimant = NULL, lease_until = NULL, token = NULL WHERE rowid = :row;
+-- End leases and change nothing else.
+UPDATE taskiq_sources_schedules SET claimant = NULL, lease_until = NULL, token = NULL
+WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: finish
--- Delete a schedule of which nothing is left to be sent.
-DELETE FROM taskiq_sources_schedules WHERE rowid = :row;
+-- Delete schedules of which nothing is left to be sent.
+DELETE FROM taskiq_sources_schedules WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: advance
 -- Move a schedule on, and end its lease unless the claim goes on.
