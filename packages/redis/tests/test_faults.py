@@ -265,7 +265,7 @@ async def test_nothing_is_lost_when_redis_dies_under_load(server: RedisServer) -
             await until(lambda: len(applied) >= enough)  # noqa: B023 - awaited at once
             server.kill()
             server.start()
-        await until(lambda: len(applied) == len(ids) or server.command("ZCARD", "{taskiq-sources:0}:index") == 0)
+        await until(lambda: len(applied) == len(ids) or server.command("ZCARD", "{taskiq-sources:0}:ids") == 0)
         done.set()
         await asyncio.gather(*workers)
 

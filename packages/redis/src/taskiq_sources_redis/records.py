@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -95,11 +96,11 @@ def unpack_schedules(answer: Sequence[bytes]) -> Iterator[StoredSchedule]:
             task_name=record[task_start:error_start].decode(),
             document=document.decode(),
             timing=record[_RECORD.size : owner_start].decode(),
-            scheduled_for=instant(scheduled_for),
-            next_run_at=instant(next_run_at),
-            anchor=from_ms(int(anchor)),
-            created_at=from_ms(int(created_at)),
-            updated_at=from_ms(int(updated_at)),
+            scheduled_for=None if scheduled_for == _NEVER else _instant(scheduled_for),
+            next_run_at=None if next_run_at == _NEVER else _instant(next_run_at),
+            anchor=_instant(anchor),
+            created_at=_instant(created_at),
+            updated_at=_instant(updated_at),
             owner=_text(record[owner_start:task_start]),
             coalesced=coalesced,
             attempt=attempt,
@@ -110,7 +111,7 @@ def unpack_schedules(answer: Sequence[bytes]) -> Iterator[StoredSchedule]:
             revision=revision,
             timing_revision=timing_revision,
             claimant=record[claimant_start:].decode() if is_leased else None,
-            lease_until=instant(lease_until) if is_leased else None,
+            lease_until=_instant(lease_until) if is_leased else None,
         )
 
 
@@ -206,14 +207,14 @@ def digest(name: str) -> bytes:
     return (zlib.crc32(name.encode()) or 1).to_bytes(len(_NOBODY), "big")
 
 
-def instant(milliseconds: float) -> datetime | None:
-    """Return the instant of `milliseconds` since the epoch, or None for infinity."""
-    return None if milliseconds == _NEVER else from_ms(int(milliseconds))
-
-
 def nullable(text: str | None) -> bytes:
     """Return a text that may be None: empty for None, else marked, so that the empty text is another."""
     return b"" if text is None else b"=" + text.encode()
+
+
+@lru_cache(maxsize=1024)  # what is claimed together has most of its instants in common
+def _instant(milliseconds: float) -> datetime:
+    return from_ms(int(milliseconds))
 
 
 def _text(packed: bytes) -> str | None:

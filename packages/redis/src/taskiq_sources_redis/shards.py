@@ -16,7 +16,7 @@ Part: TypeAlias = Sequence[bytes]
 BATCH: Final = 500  # schedules in one call: a few milliseconds, in which Redis answers nobody else
 _BATCH_BYTES = 4 * 1024 * 1024
 
-_NAMES = ("state", "documents", "due", "leased", "parked", "index", "runs", "runs-index", "meta")
+_NAMES = ("state", "documents", "due", "leased", "parked", "ids", "index", "runs", "run-times", "runs-index", "meta")
 
 
 class Shards:

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -35,6 +35,7 @@ from taskiq_sources_redis.shards import BATCH, Keys, Part, Shards
 logger = logging.getLogger("taskiq_sources")
 
 T = TypeVar("T")
+Mark: TypeAlias = tuple[int, bytes, bytes]  # what a claim writes: lease_until, lease, claimant
 
 _SCHEMA_VERSION = 1
 _OLDEST_SERVER = (6, 2)
@@ -128,7 +129,7 @@ class RedisStore(SessionStore[Server]):
         return {one.id: one for answer in answers for one in records.unpack_schedules(answer)}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
-        kinds = [b"i"]
+        kinds = [b""]
         kinds += [] if query.task_name is None else [b"t" + records.digest(query.task_name)]
         kinds += [] if query.owner is None else [b"o" + records.digest(query.owner)]
         kinds += [kind for kind, flag in ((b"p", query.paused), (b"q", query.quarantined)) if flag]
@@ -181,23 +182,29 @@ class RedisStore(SessionStore[Server]):
         token, until, name = secrets.token_urlsafe(_TOKEN_BYTES), now + lease, claimant.encode()
         window = (to_ms(now), to_ms(now + early))
         mark = (to_ms(until), records.pack_lease(token, until, name), name)
-        taken = await self._take(window, limit, mark, None if ids is None else frozenset(ids))
-        taken.sort(key=lambda one: (one.next_run_at or now, one.id))
+        if ids is None and len(self._shards.keys) == 1:
+            taken = await self._take_in_order(window, limit, mark)
+        else:
+            taken = await self._take_chosen(window, limit, mark, None if ids is None else frozenset(ids))
+            taken.sort(key=lambda one: (one.next_run_at or now, one.id))
         return [Claim(schedule=schedule, token=token, claimed_at=now, lease_until=until) for schedule in taken]
 
-    async def _take(
-        self, window: tuple[int, int], limit: int, mark: tuple[int, bytes, bytes], ids: Collection[str] | None
-    ) -> list[StoredSchedule]:
-        """Claim the oldest of all, or of `ids`."""
+    async def _take_in_order(self, window: tuple[int, int], limit: int, mark: Mark) -> list[StoredSchedule]:
+        """Claim the oldest of the one shard."""
         taken: list[StoredSchedule] = []
-        if ids is None and len(self._shards.keys) == 1:
-            while (wanted := min(limit - len(taken), BATCH)) > 0:
-                answer = await self._session.run("claim", self._shards.keys[0], *window, wanted, *mark, b"")
-                more = list(records.unpack_schedules(answer))
-                taken += more
-                if len(more) < wanted:
-                    break
-            return taken
+        while (wanted := min(limit - len(taken), BATCH)) > 0:
+            answer = await self._session.run("claim", self._shards.keys[0], *window, wanted, *mark, b"")
+            before = len(taken)
+            taken += records.unpack_schedules(answer)
+            if len(taken) - before < wanted:
+                break
+        return taken
+
+    async def _take_chosen(
+        self, window: tuple[int, int], limit: int, mark: Mark, ids: Collection[str] | None
+    ) -> list[StoredSchedule]:
+        """Claim the oldest of all shards, or of `ids`, after a look at what there is."""
+        taken: list[StoredSchedule] = []
         chosen: Sequence[bytes] = ()
         while (wanted := limit - len(taken)) > 0:
             before, chosen = chosen, await self._choose(window, wanted, ids)
@@ -234,7 +241,7 @@ class RedisStore(SessionStore[Server]):
 
     async def runs(self, query: RunQuery, *, after: Run | None = None, limit: int) -> list[Run]:
         status = b"" if query.status is None else records.status_letter(query.status)
-        kind = b"r"
+        kind = b""
         if query.schedule_id is not None:
             kind = b"s" + records.digest(query.schedule_id)
         elif query.status is not None and query.status != "sent":  # sent ones are most: they have no list of their own
@@ -251,7 +258,7 @@ class RedisStore(SessionStore[Server]):
         return sorted(found, key=attrgetter("recorded_at", "occurrence_id"), reverse=True)[:limit]
 
     async def prune_runs(self, *, before: datetime, keep: int) -> int:
-        pruned = await self._prune_below(b"r" + records.time_key(before))
+        pruned = await self._prune_below(records.time_key(before))
         while True:
             counts = [count for count, _ in await self._run_everywhere("oldest_runs", 0)]
             surplus = min(sum(counts) - keep, _PRUNE_BATCH)
@@ -259,7 +266,7 @@ class RedisStore(SessionStore[Server]):
                 return pruned
             heads = await self._run_everywhere("oldest_runs", surplus + 1)
             oldest = sorted(member for _, members in heads for member in members)
-            pruned += await self._prune_below([*oldest, b"r" + _END][surplus])
+            pruned += await self._prune_below([*oldest, _END][surplus])
 
     async def _prune_below(self, member: bytes) -> int:
         """Delete the rows that come before a member of the index of history, letting others go between the batches."""

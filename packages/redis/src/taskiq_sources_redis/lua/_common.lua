@@ -1,13 +1,15 @@
--- What the operations share; put in front of each of them. A shard is nine keys with one hash tag, always given in this order:
+-- What the operations share; put in front of each of them. A shard is eleven keys with one hash tag, always given in this order:
 local STATE = KEYS[1]       -- hash: id -> packed record, everything but the document
 local DOCUMENTS = KEYS[2]   -- hash: id -> document; apart, so that claims and settles do not rewrite it
 local DUE = KEYS[3]         -- sorted set: what may be claimed, by next_run_at
 local LEASED = KEYS[4]      -- sorted set: what is claimed, by the instant from which it may be claimed again
 local PARKED = KEYS[5]      -- sorted set: what is pending but paused or quarantined, by next_run_at
-local INDEX = KEYS[6]       -- sorted set of equal scores: kind .. id, in the order of bytes; kinds are in each_member()
-local RUNS = KEYS[7]        -- hash: occurrence id -> packed history row
-local RUNS_INDEX = KEYS[8]  -- sorted set of equal scores: kind .. time .. occurrence id; kinds are in each_member_of_run()
-local META = KEYS[9]        -- hash: version of this layout, number of shards
+local IDS = KEYS[6]         -- sorted set of equal scores: all ids, in the order of bytes
+local INDEX = KEYS[7]       -- sorted set of equal scores: kind .. id; kinds are in each_member()
+local RUNS = KEYS[8]        -- hash: occurrence id -> packed history row
+local RUN_TIMES = KEYS[9]   -- sorted set of equal scores: time .. occurrence id of all history rows
+local RUNS_INDEX = KEYS[10] -- sorted set of equal scores: kind .. time .. occurrence id; kinds are in each_member_of_run()
+local META = KEYS[11]       -- hash: version of this layout, number of shards
 
 local NEVER = math.huge     -- next_run_at and scheduled_for of what is not pending
 local CHUNK = 1000          -- most members that one command is given: Lua passes at most some 8,000 arguments
@@ -50,7 +52,7 @@ local function token_of(record)
 end
 
 local function has_lease(record)
-  return string.sub(record, 1, 28) ~= NO_LEASE
+  return string.byte(record, 1) ~= 0
 end
 
 local function lease_until_of(record)
@@ -154,17 +156,21 @@ local function commit()
       if #list > 0 then
         collected[command][key] = {}
         local done = send(command, key, list)
-        -- A claim that met more ended leases than it took has put the others among what is due.
-        if command == "ZREM" and key == LEASED and done < #list then send("ZREM", DUE, list) end
+        if key == LEASED and command == "ZREM" and done < #list then
+          -- A claim that met more ended leases than it took has put the others among what is due.
+          send("ZREM", DUE, list)
+        elseif key == STATE and command == "HDEL" then
+          send("HDEL", DOCUMENTS, list)
+          send("ZREM", IDS, list)
+        end
       end
     end
   end
 end
 
--- Members of INDEX: i all, t of a task, o of an owner, p paused, q quarantined. Digests have one length, so that long names cost no
--- more; who reads compares the names too.
+-- Members of INDEX: t of a task, o of an owner, p paused, q quarantined. Digests have one length, so that long names cost no more;
+-- who reads compares the names too.
 local function each_member(id, record, act)
-  act("i" .. id)
   act("t" .. string.sub(record, 103, 106) .. id)
   local owner = string.sub(record, 107, 110)
   if owner ~= NOBODY then act("o" .. owner .. id) end
@@ -173,14 +179,12 @@ local function each_member(id, record, act)
   if quarantined ~= 0 then act("q" .. id) end
 end
 
--- Members of RUNS_INDEX: s of a schedule, r all, and F, M, U of each status but the usual one. A row begins with the digest of its
+-- Members of RUNS_INDEX: s of a schedule, and F, M, U of each status but the usual one. A row begins with the digest of its
 -- schedule's id (4), its time (8) and the letter of its status.
-local function each_member_of_run(occurrence_id, row, act)
-  local place_in_time = string.sub(row, 5, 12) .. occurrence_id
+local function each_member_of_run(time_and_id, row, act)
+  act("s" .. string.sub(row, 1, 4) .. time_and_id)
   local status = string.sub(row, 13, 13)
-  act("s" .. string.sub(row, 1, 4) .. place_in_time)
-  act("r" .. place_in_time)
-  if status ~= "S" then act(status .. place_in_time) end
+  if status ~= "S" then act(status .. time_and_id) end
 end
 
 local function index(member) write("ZADD", INDEX, "0", member) end
@@ -188,24 +192,21 @@ local function unindex(member) remove("ZREM", INDEX, member) end
 local function index_run(member) write("ZADD", RUNS_INDEX, "0", member) end
 local function unindex_run(member) remove("ZREM", RUNS_INDEX, member) end
 
--- The one set that a schedule belongs to, if any, and its score there.
-local function seat_of(record)
-  local next_run_at = next_run_at_of(record)
-  if next_run_at == NEVER then return nil end
-  if not is_active(record) then return PARKED, next_run_at end
-  if has_lease(record) then return LEASED, math.max(next_run_at, lease_until_of(record)) end
-  return DUE, next_run_at
+-- The one set that a schedule belongs to, if any.
+local function set_of(record)
+  if next_run_at_of(record) == NEVER then return nil end
+  return not is_active(record) and PARKED or has_lease(record) and LEASED or DUE
+end
+
+local function score_in(set, record)
+  return set == LEASED and math.max(next_run_at_of(record), lease_until_of(record)) or next_run_at_of(record)
 end
 
 -- Collects a change of a record, and what follows for the sets; `before` is false for a new schedule, `after` for one that goes.
 local function change(id, before, after)
-  local from, old_score, to, score
-  if before then from, old_score = seat_of(before) end
-  if after then to, score = seat_of(after) end
-  -- What has a lease may be in DUE all the same: commit() knows.
-  local stays = from == to and from ~= LEASED
-  if from and not stays then remove("ZREM", from, id) end
-  if to and not (stays and score == old_score) then write("ZADD", to, score, id) end
+  local from, to = before and set_of(before), after and set_of(after)
+  if from and (from ~= to or from == LEASED) then remove("ZREM", from, id) end -- what is leased may be in DUE: commit() knows
+  if to then write("ZADD", to, score_in(to, after), id) end
   if not (before and after and string.sub(before, 61, 62) == string.sub(after, 61, 62)
     and string.sub(before, 103, 110) == string.sub(after, 103, 110)) then
     if before then each_member(id, before, unindex) end
@@ -213,9 +214,9 @@ local function change(id, before, after)
   end
   if after then
     write("HSET", STATE, id, after)
+    if not before then write("ZADD", IDS, "0", id) end
   else
-    remove("HDEL", STATE, id)
-    remove("HDEL", DOCUMENTS, id)
+    remove("HDEL", STATE, id) -- and so from DOCUMENTS and IDS
   end
 end
 

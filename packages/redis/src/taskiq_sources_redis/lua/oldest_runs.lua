@@ -1,5 +1,5 @@
--- Counts history rows and tells which are the oldest. ARGV: how many. Returns the count, and members of RUNS_INDEX of kind r.
+-- Counts history rows and tells which are the oldest. ARGV: how many. Returns the count, and members of RUN_TIMES.
 return {
-  redis.call("ZLEXCOUNT", RUNS_INDEX, "[r", "(s"),
-  redis.call("ZRANGEBYLEX", RUNS_INDEX, "[r", "(s", "LIMIT", 0, ARGV[1]),
+  redis.call("ZCARD", RUN_TIMES),
+  redis.call("ZRANGEBYLEX", RUN_TIMES, "-", "+", "LIMIT", 0, ARGV[1]),
 }

@@ -1,5 +1,5 @@
--- Lists schedules in the order of ids. ARGV: after or "", limit, due_before or "", paused "" "0" "1", quarantined the same, kinds of
--- INDEX that hold all that match... The shortest of those lists is read, and the digests of the others compared.
+-- Lists schedules in the order of ids. ARGV: after or "", limit, due_before or "", paused "" "0" "1", quarantined the same; kinds of
+-- INDEX that hold all that match, and "" for IDS... The shortest of those lists is read, and the digests of the others compared.
 -- Returns the id to go on after, "" if there is nothing more; and ids, records, documents of what matches. A call looks at a
 -- bounded number of schedules, so it may return fewer than `limit` and still not be at the end.
 local after, limit, due_before, paused, quarantined = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -25,9 +25,13 @@ local function bounds(kind)
   return after == "" and "[" .. kind or "(" .. kind .. after, "(" .. kind .. "\255" -- no UTF-8 text has this byte
 end
 
+local function list_of(kind)
+  return kind == "" and IDS or INDEX
+end
+
 local kind, shortest
 for i = 6, #ARGV do
-  local length = redis.call("ZLEXCOUNT", INDEX, bounds(ARGV[i]))
+  local length = redis.call("ZLEXCOUNT", list_of(ARGV[i]), bounds(ARGV[i]))
   if not shortest or length < shortest then kind, shortest = ARGV[i], length end
 end
 
@@ -56,7 +60,7 @@ local function read_index()
   local examined = 0
   repeat
     local size = math.min(CHUNK, MOST_EXAMINED - examined, math.max(limit - #ids, examined))
-    local members = redis.call("ZRANGEBYLEX", INDEX, low, high, "LIMIT", 0, size)
+    local members = redis.call("ZRANGEBYLEX", list_of(kind), low, high, "LIMIT", 0, size)
     local candidates = {}
     for i, member in ipairs(members) do candidates[i] = string.sub(member, #kind + 1) end
     for i, record in ipairs(values_of(STATE, candidates)) do

@@ -1,13 +1,14 @@
--- Lists history rows, newest first. ARGV: upper bound, limit, kind, lower bound, letter of the status or "".
+-- Lists history rows, newest first. ARGV: upper bound, limit, kind or "" for all, lower bound, letter of the status or "".
 -- Returns the upper bound to go on with, "" if there is nothing more; occurrence ids and rows of what matches. A call looks at a
 -- bounded number of rows, so it may return fewer than `limit` and still not be at the end.
 local high, limit, kind, low, status = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local MOST_EXAMINED = 5000
+local LIST = kind == "" and RUN_TIMES or RUNS_INDEX
 
 local ids, rows, examined, go_on = {}, {}, 0, ""
 repeat
   local size = math.min(CHUNK, MOST_EXAMINED - examined, math.max(limit - #ids, examined))
-  local members = redis.call("ZREVRANGEBYLEX", RUNS_INDEX, high, low, "LIMIT", 0, size)
+  local members = redis.call("ZREVRANGEBYLEX", LIST, high, low, "LIMIT", 0, size)
   local occurrence_ids = {}
   for i, member in ipairs(members) do occurrence_ids[i] = string.sub(member, #kind + 9) end -- behind kind and time
   for i, row in ipairs(values_of(RUNS, occurrence_ids)) do

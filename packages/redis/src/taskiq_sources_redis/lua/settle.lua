@@ -43,9 +43,16 @@ end
 
 for i, old in ipairs(values_of(RUNS, row_ids)) do
   local id = row_ids[i]
-  if old then each_member_of_run(id, old, unindex_run) end
-  each_member_of_run(id, rows[id], index_run)
-  write("HSET", RUNS, id, rows[id])
+  local row = rows[id]
+  if old then
+    local old_time_and_id = string.sub(old, 5, 12) .. id
+    remove("ZREM", RUN_TIMES, old_time_and_id)
+    each_member_of_run(old_time_and_id, old, unindex_run)
+  end
+  local time_and_id = string.sub(row, 5, 12) .. id
+  write("ZADD", RUN_TIMES, "0", time_and_id)
+  each_member_of_run(time_and_id, row, index_run)
+  write("HSET", RUNS, id, row)
 end
 commit()
 return lost
