@@ -48,6 +48,9 @@ VERSION = (ROOT / "VERSION").read_text(encoding="utf-8").strip()
 DISTRIBUTIONS = [*sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml")), ROOT / "shared_tests"]
 BACKENDS = [folder.name for folder in DISTRIBUTIONS if folder.parent.name == "packages" and folder.name != "core"]
 
+#: What `build` installs from the wheels, each into an environment of its own: extras, and what is not an extra.
+INSTALLABLE = ["core", *BACKENDS, "all", "conformance"]
+
 #: A file that cannot be seen at once is two files. The contract that backend authors read is shorter still.
 MAX_LINES = 400
 MAX_CONTRACT_LINES = 300
@@ -145,12 +148,12 @@ def build(session: nox.Session) -> None:
         problems.append(f"CHANGELOG.md: no section for {VERSION}")
     if problems:
         session.error("\n".join(problems))
-    for what in ["core", *BACKENDS, "conformance"]:
+    for what in INSTALLABLE:
         session.notify(f"installed(what={what!r})")
 
 
 @nox.session(default=False, reuse_venv=False)
-@nox.parametrize("what", ["core", *BACKENDS, "conformance"])
+@nox.parametrize("what", INSTALLABLE)
 def installed(session: nox.Session, what: str) -> None:
     """Install what `build` built, as users will, and import it. Part of `build`."""
     wheels = ROOT / "dist"
@@ -158,8 +161,9 @@ def installed(session: nox.Session, what: str) -> None:
     requirement = {"core": f"{core}", "conformance": f"taskiq-sources-conformance=={VERSION}"}.get(what, f"{core}[{what}]")
     session.install("--find-links", str(wheels), requirement)
     session.chdir(session.create_tmp())  # away from the sources
-    module = "taskiq_sources" if what == "core" else f"taskiq_sources_{what}"
-    session.run("python", "-I", "-c", IMPORT_CHECK, module, VERSION)
+    names = {"core": [], "all": BACKENDS}.get(what, [what])
+    for module in ["taskiq_sources", *(f"taskiq_sources_{name}" for name in names)]:
+        session.run("python", "-I", "-c", IMPORT_CHECK, module, VERSION)
 
 
 @nox.session
