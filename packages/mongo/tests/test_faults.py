@@ -129,7 +129,7 @@ async def test_a_claim_whose_answer_is_lost_is_returned(server: MongoServer, sto
 
 
 async def test_while_the_server_is_down_calls_fail_in_time(server: MongoServer, store: StandaloneMongoStore) -> None:
-    impatient = StandaloneMongoStore(server.url, prefix=store._names.prefix, connect_timeout=timedelta(seconds=0.3))
+    impatient = StandaloneMongoStore(server.url, prefix=store._prefix, connect_timeout=timedelta(seconds=0.3))
     await impatient.open()
     await asyncio.to_thread(server.stop)
     try:
@@ -146,7 +146,7 @@ async def test_while_the_server_is_down_calls_fail_in_time(server: MongoServer, 
 async def test_a_server_that_hangs_is_given_up(server: MongoServer, store: StandaloneMongoStore) -> None:
     """A call ends after the command time-out, and the store works when the server does."""
     limits = {"connect_timeout": timedelta(seconds=0.3), "command_timeout": timedelta(seconds=0.3)}
-    impatient = StandaloneMongoStore(server.url, prefix=store._names.prefix, **limits)
+    impatient = StandaloneMongoStore(server.url, prefix=store._prefix, **limits)
     await impatient.open()
     await asyncio.to_thread(server.pause)
     try:
@@ -256,7 +256,7 @@ async def test_a_closed_injected_client_is_named(place: Any, driver: Any) -> Non
 async def test_an_exhausted_pool_is_named_in_time(server: MongoServer, store: StandaloneMongoStore) -> None:
     """Who waits for a connection in vain is told what to enlarge."""
     url = f"{server.url}{'&' if '?' in server.url else '?'}maxPoolSize=1&waitQueueTimeoutMS=200"
-    narrow = StandaloneMongoStore(url, prefix=store._names.prefix)
+    narrow = StandaloneMongoStore(url, prefix=store._prefix)
     await narrow.open()
     await asyncio.to_thread(server.pause)
     try:
@@ -366,7 +366,7 @@ def _sent(claim: Claim) -> Any:
 
 def _lose_answers(store: StandaloneMongoStore) -> list[str]:
     """Let the next update of many schedules reach the server, and its answer get lost on the way back."""
-    schedules = store._opened().schedules
+    schedules = store._session.schedules
     original, lost = schedules.update_many, []
 
     async def update_many(*args: Any, **kwargs: Any) -> Any:

@@ -111,7 +111,7 @@ async def test_options_in_the_url_go_first(place: Any) -> None:
     """The bounds on waiting are defaults: who sets them in the URL gets what he says."""
     store = MongoStore(f"{place.url}&serverSelectionTimeoutMS=1234&socketTimeoutMS=9876", database=place.database)
     await store.open()
-    options = store._opened().schedules.database.client.options
+    options = store._session.schedules.database.client.options
 
     assert options.server_selection_timeout == 1.234
     assert options.pool_options.socket_timeout == 9.876

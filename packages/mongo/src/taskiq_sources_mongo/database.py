@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
-from datetime import timezone
+from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from bson.codec_options import CodecOptions
-from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.errors import PyMongoError
+from pymongo import AsyncMongoClient, InsertOne, ReadPreference, UpdateOne, WriteConcern
+from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources_mongo.addresses import Address
 from taskiq_sources_mongo.documents import Document
 from taskiq_sources_mongo.errors import connection_error, is_lost_connection
 
@@ -25,9 +23,11 @@ if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
 Documents: TypeAlias = "AsyncCollection[Document]"
+Write: TypeAlias = "InsertOne[Document] | UpdateOne"
 T = TypeVar("T")
 
 _CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=timezone.utc)
+_NAIVE: CodecOptions[Document] = CodecOptions(tz_aware=False)
 
 #: Acknowledged when it survives the loss of the primary, and the death of a server that has no others.
 DURABLE = WriteConcern("majority", j=True)
@@ -35,6 +35,8 @@ DURABLE = WriteConcern("majority", j=True)
 #: For what can be done again by anybody.
 RELAXED = WriteConcern(1)
 
+_DUPLICATE_KEY = 11_000
+_ALL_AT_ONCE = 10_000  # documents in the first answer, where the server would begin with 101
 _CHANGE_WAIT_MS = 500  # how long the server holds back that nothing has changed, and Motor cannot be interrupted
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
@@ -44,99 +46,90 @@ class Client(Protocol):
 
     def get_database(self, *args: Any, **kwargs: Any) -> Any: ...
     def get_default_database(self, *args: Any, **kwargs: Any) -> Any: ...
+    def close(self) -> Any: ...
 
     @property
     def topology_description(self) -> Any: ...
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to connect.
+def connect(where: str, url: str, options: Container[str], connect_timeout: timedelta, command_timeout: timedelta) -> Client:
+    """Return a client with bounds on waiting, where `options` of the URL say nothing else. It connects when it is used.
 
-    Attributes:
-        where: How to name the database in errors.
-        url: What to connect to; None with an injected client.
-        address: What the URL says; None with an injected client.
-        database: Name of the database.
-        connect_timeout: Seconds to find and connect to a server in.
-        command_timeout: Seconds that an answer may take, and for which is waited for a free connection.
+    Raises:
+        SourceConnectionError: The URL has an option that is not valid, or a name that does not resolve.
     """
-
-    where: str
-    url: str | None
-    address: Address | None
-    database: str
-    connect_timeout: float
-    command_timeout: float
+    connect_ms, command_ms = int(connect_timeout.total_seconds() * 1000), int(command_timeout.total_seconds() * 1000)
+    defaults: dict[str, Any] = {
+        "appName": "taskiq-sources",
+        "serverSelectionTimeoutMS": connect_ms,
+        "connectTimeoutMS": connect_ms,
+        "socketTimeoutMS": command_ms,
+        "waitQueueTimeoutMS": command_ms,
+    }
+    try:
+        return AsyncMongoClient(url, **{name: value for name, value in defaults.items() if name.lower() not in options})
+    except (PyMongoError, ValueError, TypeError):  # the text may quote secrets from the URL
+        problem = "the URL has an option that is not valid, or a name that does not resolve"
+        raise SourceConnectionError(f"{where} cannot be used: {problem}") from None
 
 
 class Database:
-    """The database of one store, from `Database.open` to `close`. Of use in one event loop only.
+    """The database of one store while that is open. Of use in one event loop only.
 
     Args:
-        settings: How to connect.
-        client: A client to use, which then stays open; None to make one.
+        where: How to name it in errors.
+        client: The client to use.
+        owned: Whether `close` closes the client.
+        name: The name of the database.
+        prefix: How the names of the collections begin.
     """
 
-    def __init__(self, settings: Settings, client: Client | None) -> None:
-        self.where = settings.where
-        self._own: AsyncMongoClient[Document] | None = None
+    def __init__(self, where: str, client: Client, *, owned: bool, name: str, prefix: str) -> None:
+        self.where = where
+        self._client = client
+        self._owned = owned
         self._closed = False
         self._followers: dict[asyncio.Event, asyncio.Future[None]] = {}
-        if client is None:
-            client = self._own = _connect(settings)
         self._database = client.get_database(
-            settings.database,
-            codec_options=_CODEC,
-            read_preference=ReadPreference.PRIMARY,
-            write_concern=DURABLE,
+            name, codec_options=_CODEC, read_preference=ReadPreference.PRIMARY, write_concern=DURABLE
         )
-
-    def collection(self, name: str) -> Documents:
-        """Return a collection, whose writes are durable."""
-        collection: Documents = self._database.get_collection(name)
-        return collection
+        self.schedules: Documents = self._database.get_collection(f"{prefix}schedules")
+        self.runs: Documents = self._database.get_collection(f"{prefix}runs")
+        self.meta: Documents = self._database.get_collection(f"{prefix}meta")
 
     async def hello(self) -> Document:
         """Return how the server introduces itself, and its clock."""
-        hello: Document = await self.read(lambda: self._database.command("hello", codec_options=_CODEC))
+        hello: Document = await self.read(self._database.command, "hello", codec_options=_CODEC)
         return hello
 
     async def close(self) -> None:
-        """End watching, and close the client unless it was injected."""
+        """End watching, and close the client if it is owned."""
         self._closed = True
         await asyncio.gather(*map(self._stop_following, list(self._followers)))
-        if self._own is not None:
-            await self._own.close()
+        if self._owned:
+            await answer(self._client.close())
 
-    async def read(self, work: Callable[[], Any]) -> Any:
-        """Return what `work` returns: a call of the driver that reads, which the driver repeats by itself.
+    async def read(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what a call of the driver returns that reads, and which the driver repeats by itself.
 
         Raises:
             SourceConnectionError: The server cannot be reached, refuses us or has gone away.
         """
         try:
-            return await _apart(answer(work()))
+            return await _apart(answer(call(*args, **options)))
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
 
     async def find(
-        self,
-        collection: Documents,
-        condition: Document,
-        fields: Document | None = None,
-        **options: Any,
+        self, collection: Documents, condition: Document, fields: Document | None = None, **options: Any
     ) -> list[Document]:
         """Return the documents that fulfil `condition`: some fields of them, or all."""
-        return await self.rows(lambda: collection.find(condition, fields, **options))
+        found = collection.with_options(codec_options=_NAIVE).find
+        rows = await self.read(drained, found, condition, fields, batch_size=_ALL_AT_ONCE, **options)
+        return [_aware(row) for row in rows]
 
-    async def rows(self, work: Callable[[], Any]) -> list[Document]:
-        """Return all documents of the cursor that `work` returns."""
-        rows: list[Document] = await self.read(lambda: _drained(work()))
-        return rows
-
-    async def write(self, work: Callable[[], Any], *, repeatable: bool = False) -> Any:
-        """Return what `work` returns: a call of the driver that writes.
+    async def write(self, call: Callable[..., Any], *args: Any, repeatable: bool = True, **options: Any) -> Any:
+        """Return what a call of the driver returns that writes.
 
         If the connection breaks it is done again once, provided that it is `repeatable`: doing it twice is doing it once. If the
         caller is cancelled meanwhile, it still ends before the caller does: what the server was sent cannot be called back.
@@ -147,16 +140,43 @@ class Database:
 
         async def attempt() -> Any:
             try:
-                return await answer(work())
+                return await answer(call(*args, **options))
             except PyMongoError as error:
                 if not repeatable or not is_lost_connection(error):
                     raise
-            return await answer(work())
+            return await answer(call(*args, **options))
 
         try:
             return await _apart(attempt(), to_its_end=True)
+        except BulkWriteError:
+            raise  # it tells what came of each write
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
+
+    async def write_each(
+        self, collection: Documents, writes: Mapping[str, Write], *, repeatable: bool
+    ) -> tuple[set[str], set[str]]:
+        """Write documents independently of one another, by their ids.
+
+        Returns:
+            The ids that an upsert made, and those that could not be inserted because there is one.
+
+        Raises:
+            SourceConnectionError: As for `write`.
+        """
+        if not writes:
+            return set(), set()
+        try:
+            done = await self.write(collection.bulk_write, list(writes.values()), ordered=False, repeatable=repeatable)
+            details = done.bulk_api_result
+        except BulkWriteError as error:
+            details = error.details
+        problems = [*details["writeErrors"], *details["writeConcernErrors"]]
+        for problem in problems:
+            if problem["code"] != _DUPLICATE_KEY:
+                raise connection_error(self.where, OperationFailure(problem["errmsg"], problem["code"], problem)) from None
+        ids = list(writes)
+        return {ids[made["index"]] for made in details["upserted"]}, {ids[problem["index"]] for problem in problems}
 
     async def changes(self, collection: Documents, pipeline: list[Document]) -> AsyncGenerator[None, None]:
         """Yield once when the subscription holds, and then after changes that `pipeline` lets through; until `close`.
@@ -169,12 +189,11 @@ class Database:
         follower.add_done_callback(lambda _: news.set())
         self._followers[news] = follower
         try:
-            while True:
-                await news.wait()
+            await news.wait()
+            while not follower.done():
                 news.clear()
-                if follower.done():
-                    break
                 yield
+                await news.wait()
         finally:
             await self._stop_following(news)
         if not self._closed:
@@ -203,8 +222,17 @@ async def answer(result: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-async def _drained(cursor: Any) -> list[Document]:
-    rows: list[Document] = await (await answer(cursor)).to_list(None)
+def _aware(document: Document) -> Document:
+    # The driver takes eight times as long for it.
+    for name, value in document.items():
+        if isinstance(value, datetime):
+            document[name] = value.replace(tzinfo=timezone.utc)
+    return document
+
+
+async def drained(query: Callable[..., Any], *args: Any, **options: Any) -> list[Document]:
+    """Return all documents of the cursor that `query`, a call of the driver, returns."""
+    rows: list[Document] = await (await answer(query(*args, **options))).to_list(None)
     return rows
 
 
@@ -224,24 +252,6 @@ async def _apart(work: Coroutine[Any, Any, T], *, to_its_end: bool = False) -> T
             task.cancel()
         await asyncio.wait({task}, timeout=_CANCEL_GRACE)
         raise
-
-
-def _connect(settings: Settings) -> AsyncMongoClient[Document]:
-    """Return a client with our bounds on waiting, where the URL says nothing else. It connects when it is used."""
-    connect_ms, command_ms = int(settings.connect_timeout * 1000), int(settings.command_timeout * 1000)
-    defaults: dict[str, Any] = {
-        "appName": "taskiq-sources",
-        "serverSelectionTimeoutMS": connect_ms,
-        "connectTimeoutMS": connect_ms,
-        "socketTimeoutMS": command_ms,
-        "waitQueueTimeoutMS": command_ms,
-    }
-    given = settings.address.options if settings.address else frozenset()
-    try:
-        return AsyncMongoClient(settings.url, **{name: value for name, value in defaults.items() if name.lower() not in given})
-    except (PyMongoError, ValueError, TypeError):  # the text may quote secrets from the URL
-        problem = "the URL has an option that is not valid, or a name that does not resolve"
-        raise SourceConnectionError(f"{settings.where} cannot be used: {problem}") from None
 
 
 def _cause(error: PyMongoError) -> BaseException | None:

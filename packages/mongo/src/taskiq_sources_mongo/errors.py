@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-from pymongo.errors import (
-    AutoReconnect,
-    ConfigurationError,
-    ConnectionFailure,
-    InvalidOperation,
-    OperationFailure,
-    PyMongoError,
-    ServerSelectionTimeoutError,
-    WaitQueueTimeoutError,
-)
+from pymongo import errors
 
 from taskiq_sources.errors import SourceConnectionError, shorten
 
@@ -23,60 +14,40 @@ _ADVICE = {
     8000: "check user and password",
     40573: "only replica sets have change streams: pass push=False",
 }
-_GONE = {
-    6: "HostUnreachable",
-    7: "HostNotFound",
-    43: "CursorNotFound",
-    50: "MaxTimeMSExpired",
-    64: "WriteConcernFailed",
-    89: "NetworkTimeout",
-    91: "ShutdownInProgress",
-    100: "UnsatisfiableWriteConcern",
-    133: "FailedToSatisfyReadPreference",
-    189: "PrimarySteppedDown",
-    237: "CursorKilled",
-    262: "ExceededTimeLimit",
-    280: "ChangeStreamFatalError",
-    286: "ChangeStreamHistoryLost",
-    9001: "SocketException",
-    10107: "NotWritablePrimary",
-    11600: "InterruptedAtShutdown",
-    11602: "InterruptedDueToReplStateChange",
-    13435: "NotPrimaryNoSecondaryOk",
-    13436: "NotPrimaryOrSecondary",
-    14031: "OutOfDiskSpace",
-}
+
+#: Error codes of a server that stops, was stopped by somebody, is no primary any more, has no room or takes too long.
+_GONE = {6, 7, 43, 50, 64, 89, 91, 100, 133, 189, 237, 262, 280, 286, 9001, 10107, 11600, 11602, 13435, 13436, 14031}
 
 
-def is_lost_connection(error: PyMongoError) -> bool:
+def is_lost_connection(error: errors.PyMongoError) -> bool:
     """Tell whether a connection broke under a call, so that another one may do better at once."""
-    return isinstance(error, AutoReconnect) and not isinstance(error, ServerSelectionTimeoutError)
+    return isinstance(error, errors.AutoReconnect) and not isinstance(error, errors.ServerSelectionTimeoutError)
 
 
-def connection_error(where: str, error: PyMongoError) -> Exception:
+def connection_error(where: str, error: errors.PyMongoError) -> Exception:
     """Return our error for one of the driver's; one that is a bug of ours is returned as it is.
 
     Args:
         where: How to name the database.
         error: What was raised.
     """
-    if isinstance(error, WaitQueueTimeoutError):
+    if isinstance(error, errors.WaitQueueTimeoutError):
         problem = "no connection of the pool was free in time: make it larger (maxPoolSize)"
-    elif isinstance(error, ConnectionFailure):
+    elif isinstance(error, errors.ConnectionFailure):
         # The driver goes on with its settings and a dump of what it knows of the servers.
         reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
         problem = f"cannot be reached: {shorten(reason)}; check host and port, and that the server runs"
-    elif isinstance(error, OperationFailure) and error.code in _ADVICE:
+    elif isinstance(error, errors.OperationFailure) and error.code in _ADVICE:
         problem = f"refused us ({_code_name(error)}): {_ADVICE[error.code]}"
-    elif isinstance(error, OperationFailure) and error.code in _GONE:
-        problem = f"cannot be used now: {_GONE[error.code]}; try again"
-    elif isinstance(error, (ConfigurationError, InvalidOperation)):
+    elif isinstance(error, errors.OperationFailure) and error.code in _GONE:
+        problem = f"cannot be used now ({_code_name(error)}): try again"
+    elif isinstance(error, (errors.ConfigurationError, errors.InvalidOperation)):
         problem = f"cannot be used: {shorten(str(error))}"
     else:
         return error
     return SourceConnectionError(f"{where} {problem}")
 
 
-def _code_name(error: OperationFailure) -> str:
+def _code_name(error: errors.OperationFailure) -> str:
     # The whole message quotes the command, and with it what users stored.
     return str((error.details or {}).get("codeName", error.code))

@@ -11,8 +11,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
+from pymongo import UpdateOne
+
+from taskiq_sources.backends import WHEN, changed_fields
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
-from taskiq_sources_mongo.documents import FREE, Document, changed_fields, new_schedule, outcome_document
+from taskiq_sources_mongo.documents import FREE, Document, new_schedule, row, settled, token_of
 
 Pipeline: TypeAlias = list[Document]
 
@@ -24,8 +27,6 @@ OLDEST_DUE = [("next_run_at", 1), ("_id", 1)]
 NEWEST = [("recorded_at", -1), ("_id", -1)]
 OLDEST = [("recorded_at", 1), ("_id", 1)]
 
-#: Edits of these are edits of *when*.
-_WHEN = {"timing", "scheduled_for", "next_run_at"}
 _DEFINITION = ("task_name", "document", "timing", "owner", "updated_at")
 _PROGRESS = ("scheduled_for", "next_run_at", "anchor", "coalesced", "attempt", "run_count", "last_error")
 _NEXT_REVISION: Document = {"$add": ["$revision", 1]}
@@ -56,38 +57,34 @@ def alive(ids: Collection[str]) -> Document:
     return {"_id": {"$in": list(ids)}, "finished": False}
 
 
-def insert_or_replace(schedule: StoredSchedule) -> Pipeline:
-    """Make a schedule out of nothing, or out of what was there: ``put`` with ``replace=True``."""
-    definition = {name: f"$new.{name}" for name in _DEFINITION}
+def upsert(schedule: StoredSchedule, *, replace: bool) -> UpdateOne:
+    """Store a schedule whose id may exist."""
+    change = _insert_or_replace(schedule) if replace else _insert_only(schedule)
+    return UpdateOne({"_id": schedule.id, "finished": False}, change, upsert=True, hint="_id_")
+
+
+def _insert_or_replace(schedule: StoredSchedule) -> Pipeline:
+    replaced = {**{name: f"$new.{name}" for name in _DEFINITION}, "quarantined": False, "revision": _NEXT_REVISION}
     progress = {**{name: f"$new.{name}" for name in _PROGRESS}, "timing_revision": _NEXT_REVISION}
     moved = {"$cond": [{"$eq": ["$timing", "$new.timing"]}, {}, progress]}
-    replaced = {**definition, "quarantined": False, "revision": _NEXT_REVISION}
+    is_new = {"$eq": [{"$type": "$revision"}, "missing"]}
     return [
         {"$set": {"new": literal(new_schedule(schedule))}},
-        {
-            "$replaceWith": {
-                "$cond": [
-                    {"$eq": [{"$type": "$revision"}, "missing"]},
-                    "$new",
-                    {"$mergeObjects": ["$$ROOT", replaced, moved]},
-                ],
-            },
-        },
+        {"$replaceWith": {"$cond": [is_new, "$new", {"$mergeObjects": ["$$ROOT", replaced, moved]}]}},
         {"$unset": "new"},
     ]
 
 
-def insert_only(schedule: StoredSchedule) -> Document:
-    """Make a schedule out of nothing and leave one that is there alone: ``put`` with ``replace=False``."""
-    values = new_schedule(schedule)
-    return {"$setOnInsert": {name: value for name, value in values.items() if name not in {"_id", "finished"}}}
+def _insert_only(schedule: StoredSchedule) -> Document:
+    # What the condition names is set by that.
+    return {"$setOnInsert": {name: value for name, value in new_schedule(schedule).items() if name not in {"_id", "finished"}}}
 
 
 def edit(changes: ScheduleChanges) -> Pipeline:
     """Write what is set, and count the edit."""
-    changed = changed_fields(changes)
-    revisions = {"revision": _NEXT_REVISION, **({"timing_revision": _NEXT_REVISION} if _WHEN & changed.keys() else {})}
-    return [{"$set": {**{name: literal(value) for name, value in changed.items()}, **revisions}}]
+    changed = {name: literal(value) for name, value in changed_fields(changes).items()}
+    moved = {"timing_revision": _NEXT_REVISION} if WHEN & changed.keys() else {}
+    return [{"$set": {**changed, "revision": _NEXT_REVISION, **moved}}]
 
 
 def matching(query: ScheduleQuery, after: str | None) -> Document:
@@ -134,7 +131,7 @@ def held(claims: Collection[Claim]) -> Document:
     """Find the schedules of claims whose token is the current one."""
     by_token: defaultdict[str, list[str]] = defaultdict(list)
     for claim in claims:
-        by_token[claim.token].append(claim.schedule.id)
+        by_token[token_of(claim)].append(claim.schedule.id)
     holders = [{"token": token, "_id": {"$in": ids}} for token, ids in by_token.items()]
     return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
 
@@ -144,24 +141,31 @@ def settle(outcomes: Sequence[Outcome], batch: str) -> Pipeline:
 
     The outcome is found by the position of the id in a list: the server makes a table of a list that is constant.
     """
-    ids = [outcome.claim.schedule.id for outcome in outcomes]
-    position = {"$indexOfArray": [literal(ids), "$_id"]}
-    seq = {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]}
-    entry = {"batch": batch, "seq": "$seq", "rows": "$outcome.rows"}
-    return [
-        {"$set": {"outcome": {"$arrayElemAt": [literal([outcome_document(outcome) for outcome in outcomes]), position]}}},
-        {"$set": {"edited": {"$gt": ["$timing_revision", "$outcome.revision"]}, "seq": seq}},
+    told = [
         {
-            "$replaceWith": {
-                "$mergeObjects": [
-                    "$$ROOT",
-                    {"$cond": ["$edited", {}, "$outcome.progress"]},
-                    {"$cond": [{"$or": ["$edited", "$outcome.ends"]}, literal(FREE), {}]},
-                    {"outbox": {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}},
-                ],
+            "revision": outcome.claim.schedule.revision,
+            "settled": settled(outcome),
+            "rows": [row(run) for run in outcome.runs],
+        }
+        for outcome in outcomes
+    ]
+    position = {"$indexOfArray": [literal([outcome.claim.schedule.id for outcome in outcomes]), "$_id"]}
+    edited = {"$gt": ["$timing_revision", "$outcome.revision"]}
+    entry = {"batch": batch, "seq": "$seq", "rows": "$outcome.rows"}
+    outbox = {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}
+    return [
+        {
+            "$set": {
+                "outcome": {"$arrayElemAt": [literal(told), position]},
+                "seq": {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]},
             },
         },
-        {"$unset": ["outcome", "edited"]},
+        {
+            "$replaceWith": {
+                "$mergeObjects": ["$$ROOT", {"$cond": [edited, literal(FREE), "$outcome.settled"]}, {"outbox": outbox}]
+            }
+        },
+        {"$unset": "outcome"},
     ]
 
 

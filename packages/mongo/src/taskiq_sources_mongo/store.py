@@ -6,38 +6,30 @@ here relies on more.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
 from pymongo import InsertOne, ReturnDocument
 
+from taskiq_sources.backends import SessionStore, check_durations, portions
 from taskiq_sources.clock import floor_ms
-from taskiq_sources.errors import (
-    RevisionConflictError,
-    ScheduleNotFoundError,
-    ScheduleValidationError,
-    SourceClosedError,
-    SourceConnectionError,
-)
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError, SourceConnectionError
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_mongo import statements
+from taskiq_sources_mongo import schema, statements
 from taskiq_sources_mongo.addresses import address_of
-from taskiq_sources_mongo.bulk import batches, portions, upsert, write_each
-from taskiq_sources_mongo.database import Client, Database, Documents, Settings
+from taskiq_sources_mongo.database import Client, Database, connect
 from taskiq_sources_mongo.documents import Document, claim_from, new_schedule, run_from, schedule_from
 from taskiq_sources_mongo.outbox import Outbox
-from taskiq_sources_mongo.schema import Names, check_server, migrate
+from taskiq_sources_mongo.statements import alive
 
 logger = logging.getLogger("taskiq_sources")
-
 
 _DEFAULT_DATABASE = "taskiq"
 
@@ -47,7 +39,6 @@ _MOST_IDS = 5_000
 #: How many schedules are claimed or settled, and how many history rows written, in one statement.
 _BATCH = 1_000
 
-_FEW = 20  # so many schedules are put without looking which of them exist
 _PRUNE_BATCH = 5_000
 
 #: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
@@ -55,17 +46,7 @@ _FIRST_WINDOWS = (1, 100)
 _WINDOW_GROWTH = 10
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What a store works with while it is open."""
-
-    database: Database
-    schedules: Documents
-    runs: Documents
-    outbox: Outbox
-
-
-class MongoStore(ScheduleStore):
+class MongoStore(SessionStore[Database]):
     """Schedules in the collections ``<prefix>schedules`` and ``<prefix>runs`` of a replica set or a sharded cluster.
 
     A call whose connection breaks is repeated where that is the same as doing it once, which is nearly everywhere. `put` and
@@ -73,7 +54,8 @@ class MongoStore(ScheduleStore):
 
     Args:
         url: ``mongodb://user:password@host:27017/database``, with any option that PyMongo takes.
-        client: A ``pymongo.AsyncMongoClient`` or Motor's ``AsyncIOMotorClient`` to use instead, which stays open.
+        client: A ``pymongo.AsyncMongoClient`` or Motor's ``AsyncIOMotorClient`` to use instead, which stays open. It belongs to
+            the event loop that it was used in first, and so do the stores that it is given to.
         database: Name of the database; None for the one in the URL, or ``taskiq``.
         prefix: How the names of the collections begin, so that several stores can share a database.
         connect_timeout: How long finding and connecting to a server may take. An injected client has its own bounds.
@@ -95,101 +77,81 @@ class MongoStore(ScheduleStore):
         connect_timeout: timedelta = timedelta(seconds=5),
         command_timeout: timedelta = timedelta(seconds=30),
     ) -> None:
+        super().__init__()
+        check_durations(connect_timeout=connect_timeout, command_timeout=command_timeout)
         if (url is None) == (client is None):
             raise ScheduleValidationError("url", "…" if url else url, "give either a url or a client")
-        for name, value in (("connect_timeout", connect_timeout), ("command_timeout", command_timeout)):
-            if value <= timedelta(0):
-                raise ScheduleValidationError(name, value, "use a positive time")
-        address = None if url is None else address_of(url)
-        if database is None and client is not None:
-            database = client.get_default_database(_DEFAULT_DATABASE).name
-        self._names = Names(database or (address and address.database) or _DEFAULT_DATABASE, prefix)
-        server = "MongoDB (a client of the application's)" if address is None else f"MongoDB at {address.hosts}"
+        if client is not None:
+            name = database or client.get_default_database(_DEFAULT_DATABASE).name
+            self._where = f"MongoDB (a client of the application's), database {name!r}"
+        else:
+            address = address_of(url or "")
+            name = database or address.database or _DEFAULT_DATABASE
+            self._where = f"MongoDB at {address.hosts}, database {name!r}"
+            self._connect = partial(connect, self._where, url or "", address.options, connect_timeout, command_timeout)
+        schema.check_names(name, prefix)
         self._client = client
-        self._settings = Settings(
-            where=f"{server}, database {self._names.database!r}",
-            url=url,
-            address=address,
-            database=self._names.database,
-            connect_timeout=connect_timeout.total_seconds(),
-            command_timeout=command_timeout.total_seconds(),
-        )
-        self._open: _Opened | None = None
-        self._switching = asyncio.Lock()  # held while it is opened or closed
+        self._name = name
+        self._prefix = prefix
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._settings.where}, collections {self._names.prefix}*)"
+        return f"{type(self).__name__}({self._where}, collections {self._prefix}*)"
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        async with self._switching:
-            if self._open is not None:
-                return
-            database = Database(self._settings, self._client)
-            try:
-                check_server(await database.hello(), database.where, push=self.capabilities.push)
-                await migrate(database, self._names)
-                outbox = Outbox(database, self._names)
-                await outbox.move_all()
-            except BaseException:
-                await database.close()
-                raise
-            schedules, runs = database.collection(self._names.schedules), database.collection(self._names.runs)
-            self._open = _Opened(database, schedules, runs, outbox)
+    def _begin(self) -> Database:
+        client = self._connect() if self._client is None else self._client
+        return Database(self._where, client, owned=self._client is None, name=self._name, prefix=self._prefix)
 
-    async def close(self) -> None:
-        async with self._switching:
-            opened, self._open = self._open, None
-            if opened is not None:
-                await opened.database.close()
+    async def _prepare(self, session: Database) -> None:
+        await schema.prepare(session, push=self.capabilities.push)
+        await Outbox(session).move_all()
+
+    async def _end(self, session: Database) -> None:
+        await session.close()
 
     async def now(self) -> datetime:
-        hello = await self._opened().database.hello()
+        hello = await self._session.hello()
         return floor_ms(hello["localTime"])
 
     # -- definitions ---------------------------------------------------------------------------------------------------------
 
     async def put(self, schedules: Sequence[StoredSchedule], *, replace: bool = True) -> frozenset[str]:
-        opened = self._opened()
+        database = self._session
         given = {schedule.id: schedule for schedule in schedules}
-        likely = set(given) if len(given) <= _FEW else await self._existing(given)
-        absent = {schedule_id: InsertOne(new_schedule(given[schedule_id])) for schedule_id in given if schedule_id not in likely}
-        left = likely | (await write_each(opened.database, opened.schedules, absent)).refused
+        absent = {schedule.id: InsertOne(new_schedule(schedule)) for schedule in schedules}
+        _, left = await database.write_each(database.schedules, absent, repeatable=False)
         existing: set[str] = set()
         while left:
-            writes = {schedule_id: upsert(given[schedule_id], replace=replace) for schedule_id in given if schedule_id in left}
-            done = await write_each(opened.database, opened.schedules, writes)
-            existing |= left - done.created - done.refused
+            writes = {schedule_id: statements.upsert(given[schedule_id], replace=replace) for schedule_id in left}
+            created, refused = await database.write_each(database.schedules, writes, repeatable=False)
+            existing |= left - created - refused
             # In the way of a new schedule is one that has finished but is not quite gone, or one that somebody else just stores.
-            await opened.outbox.move_of(done.refused)
-            left = set(done.refused)
+            await Outbox(database).move_of(refused)
+            left = refused
         return frozenset(existing)
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        found: dict[str, StoredSchedule] = {}
-        for some in portions(ids, _MOST_IDS):
-            for document in await self._find(statements.alive(some)):
-                found[document["_id"]] = schedule_from(document)
-        return found
+        found = [schedule_from(document) for some in portions(ids, _MOST_IDS) for document in await self._find(alive(some))]
+        return {schedule.id: schedule for schedule in found}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
         found = await self._find(statements.matching(query, after), sort=[("_id", 1)], limit=limit)
         return [schedule_from(document) for document in found]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
-        opened = self._opened()
+        database = self._session
         existed: set[str] = set()
         for some in portions(ids, _MOST_IDS):
-            left = await self._existing(some)
+            left = await self._ids(alive(some))
             existed |= left
             while left:
-                ready = {**statements.alive(left), "outbox.batch": {"$exists": False}}
-                done = await opened.database.write(partial(opened.schedules.delete_many, ready, hint="_id_"), repeatable=True)
+                ready = {**alive(left), "outbox.batch": {"$exists": False}}
+                done = await database.write(database.schedules.delete_many, ready, hint="_id_")
                 if done.deleted_count == len(left):
                     break
-                await opened.outbox.move_of(left)  # the history of a schedule stays
-                left = await self._existing(left)
+                await Outbox(database).move_of(left)  # the history of a schedule stays
+                left = await self._ids(alive(left))
         return frozenset(existed)
 
     async def update(
@@ -199,19 +161,14 @@ class MongoStore(ScheduleStore):
         *,
         expected_revision: int | None = None,
     ) -> StoredSchedule:
-        opened = self._opened()
-        revision = {} if expected_revision is None else {"revision": expected_revision}
-        edit = partial(
-            opened.schedules.find_one_and_update,
-            {"_id": id, "finished": False, **revision},
-            statements.edit(changes),
-            return_document=ReturnDocument.AFTER,
-        )
+        database = self._session
+        condition = alive([id]) if expected_revision is None else {**alive([id]), "revision": expected_revision}
+        how: dict[str, Any] = {"return_document": ReturnDocument.AFTER, "repeatable": False}
         while True:
-            edited = await opened.database.write(edit)
+            edited = await database.write(database.schedules.find_one_and_update, condition, statements.edit(changes), **how)
             if edited is not None:
                 return schedule_from(edited)
-            found = await self._find(statements.alive([id]), {"revision": 1})
+            found = await self._find(alive([id]), {"revision": 1})
             if not found:
                 raise ScheduleNotFoundError(id)
             if expected_revision not in {None, found[0]["revision"]}:
@@ -241,72 +198,64 @@ class MongoStore(ScheduleStore):
 
     async def _eligible(self, now: datetime, horizon: datetime, limit: int, ids: Collection[str] | None) -> dict[str, int]:
         """Return the oldest that may be claimed, and at which revision they are."""
-        options: dict[str, Any] = {"sort": statements.OLDEST_DUE, "limit": limit}
-        fields = {"next_run_at": 1, "revision": 1}
-        found: list[Document] = []
+        options: dict[str, Any] = {"fields": {"next_run_at": 1, "revision": 1}, "sort": statements.OLDEST_DUE, "limit": limit}
         if ids is None:
-            found = await self._find(statements.eligible(now, horizon), fields, hint="due", **options)
-        for some in portions(ids or (), _MOST_IDS):
-            found += await self._find(statements.eligible(now, horizon, some), fields, hint="_id_", **options)
-        found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
+            found = await self._find(statements.eligible(now, horizon), hint="due", **options)
+        else:
+            batches = [statements.eligible(now, horizon, some) for some in portions(ids, _MOST_IDS)]
+            found = [document for batch in batches for document in await self._find(batch, hint="_id_", **options)]
+            found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
         return {document["_id"]: document["revision"] for document in found[:limit]}
 
     async def _take(
-        self,
-        revisions: Mapping[str, int],
-        now: datetime,
-        horizon: datetime,
-        claimant: str,
-        lease_until: datetime,
+        self, revisions: Mapping[str, int], now: datetime, horizon: datetime, claimant: str, lease_until: datetime
     ) -> list[Claim]:
         """Claim those of these schedules that still may be claimed."""
-        opened = self._opened()
-        token = uuid.uuid4().hex
+        database, token = self._session, uuid.uuid4().hex
         free, taken = statements.eligible(now, horizon, revisions), statements.take(token, claimant, lease_until)
         # Whether it was done once, or twice because the first answer was lost: what has our token is ours.
-        await opened.database.write(partial(opened.schedules.update_many, free, taken, hint="_id_"), repeatable=True)
+        await database.write(database.schedules.update_many, free, taken, hint="_id_")
         claims, moved = [], []
         for document in await self._find({"_id": {"$in": list(revisions)}, "token": token}, hint="_id_"):
             if document["timing_revision"] > revisions[document["_id"]]:
                 moved.append(document["_id"])  # edited since it was found: it may not be due any more
             else:
-                claims.append(claim_from(document, revision=revisions[document["_id"]], now=now))
+                claims.append(claim_from({**document, "revision": revisions[document["_id"]]}, now=now))
         if moved:
             ours = {"_id": {"$in": moved}, "token": token}
-            await opened.database.write(partial(opened.schedules.update_many, ours, statements.GIVE_BACK), repeatable=True)
+            await database.write(database.schedules.update_many, ours, statements.GIVE_BACK)
         return claims
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
-        opened = self._opened()
+        database = self._session
         ours: set[str] = set()
         for some in portions(claims, _BATCH):
-            held, renewed = statements.held(some), {"$set": {"lease_until": until}}
-            done = await opened.database.write(partial(opened.schedules.update_many, held, renewed, hint="_id_"), repeatable=True)
+            held = statements.held(some)
+            done = await database.write(database.schedules.update_many, held, {"$set": {"lease_until": until}}, hint="_id_")
             named = {claim.schedule.id for claim in some}
             ours |= named if done.matched_count == len(named) else await self._ids(held)
         return frozenset(ours)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        self._opened()
+        self._session  # noqa: B018 - without outcomes, too, a closed store is an error
         lost: set[str] = set()
-        for some in batches(outcomes, _BATCH):
+        for some in _batches(outcomes):
             lost |= await self._settle(some)
         return frozenset(lost)
 
     async def _settle(self, outcomes: Sequence[Outcome]) -> set[str]:
-        opened = self._opened()
-        batch = uuid.uuid4().hex
+        database, outbox, batch = self._session, Outbox(self._session), uuid.uuid4().hex
         ids = {outcome.claim.schedule.id for outcome in outcomes}
         held = statements.held([outcome.claim for outcome in outcomes])
-        pipeline = statements.settle(outcomes, batch)
-        done = await opened.database.write(partial(opened.schedules.update_many, held, pipeline, hint="_id_"), repeatable=True)
+        change = statements.settle(outcomes, batch)
+        done = await database.write(database.schedules.update_many, held, change, hint="_id_")
         # Usually all. Else the outbox tells, as it does if the answer was lost and the statement repeated.
         applied = ids if done.matched_count == len(ids) else await self._ids({"_id": {"$in": list(ids)}, "outbox.batch": batch})
         going = [outcome.claim for outcome in outcomes if not (outcome.release or outcome.finished)]
         ended = {claim.schedule.id for claim in going} - await self._ids(statements.held(going)) if going else set()
         try:
-            await opened.outbox.merge([batch])
-            await opened.outbox.clear([batch], finished=any(outcome.finished for outcome in outcomes))
+            await outbox.insert([outcome for outcome in outcomes if outcome.claim.schedule.id in applied], batch)
+            await outbox.clear([batch], finished=any(outcome.finished for outcome in outcomes))
         except SourceConnectionError:
             logger.debug("%r: settled; whoever comes next moves the history.", self, exc_info=True)
         return (ids - applied) | ended
@@ -314,7 +263,7 @@ class MongoStore(ScheduleStore):
     async def next_due(self, now: datetime) -> datetime | None:
         window, larger = _FIRST_WINDOWS
         while True:
-            options: dict[str, Any] = {"sort": statements.OLDEST_DUE, "limit": window, "batch_size": window, "hint": "due"}
+            options: dict[str, Any] = {"sort": statements.OLDEST_DUE, "limit": window, "hint": "due"}
             found = await self._find(statements.PENDING, {"next_run_at": 1, "lease_until": 1}, **options)
             earliest: datetime | None = None
             for document in found:
@@ -330,54 +279,42 @@ class MongoStore(ScheduleStore):
     # -- history -------------------------------------------------------------------------------------------------------------
 
     async def runs(self, query: RunQuery, *, after: Run | None = None, limit: int) -> list[Run]:
-        opened = self._opened()
-        await opened.outbox.move_all()
-        condition = statements.recorded(query, after)
-        found = await opened.database.find(opened.runs, condition, sort=statements.NEWEST, limit=limit)
+        database = self._session
+        await Outbox(database).move_all()
+        found = await database.find(database.runs, statements.recorded(query, after), sort=statements.NEWEST, limit=limit)
         return [run_from(document) for document in found]
 
     async def prune_runs(self, *, before: datetime, keep: int) -> int:
-        opened = self._opened()
-        await opened.outbox.move_all()
+        database, outbox = self._session, Outbox(self._session)
+        await outbox.move_all()
         # The oldest rows go, either up to an instant or up to the newest that is one too many: whichever leaves less.
         place: dict[str, Any] = {"sort": statements.NEWEST, "skip": keep, "limit": 1, "hint": "newest"}
         condition: Document = {"recorded_at": {"$lt": before}}
-        for surplus in await opened.database.find(opened.runs, {}, {"recorded_at": 1}, **place):
+        for surplus in await database.find(database.runs, {}, {"recorded_at": 1}, **place):
             if surplus["recorded_at"] >= before:
                 condition = statements.older(surplus["recorded_at"], surplus["_id"], or_equal=True)
-        await opened.outbox.forget(condition)
-        oldest: dict[str, Any] = {"sort": statements.OLDEST, "limit": _PRUNE_BATCH}
+        await outbox.forget(condition)
         total = 0
-        while found := await opened.database.find(opened.runs, condition, {"_id": 1}, **oldest):
+        while found := await database.find(database.runs, condition, {"_id": 1}, sort=statements.OLDEST, limit=_PRUNE_BATCH):
             still = {"_id": {"$in": [document["_id"] for document in found]}, **condition}
-            done = await opened.database.write(partial(opened.runs.delete_many, still), repeatable=True)
-            total += done.deleted_count
+            total += (await database.write(database.runs.delete_many, still)).deleted_count
         return total
 
     # -- push ----------------------------------------------------------------------------------------------------------------
 
     async def watch(self) -> AsyncIterator[None]:
-        opened = self._opened()
-        async with aclosing(opened.database.changes(opened.schedules, statements.NEWS)) as changes:
+        database = self._session
+        async with aclosing(database.changes(database.schedules, statements.NEWS)) as changes:
             async for _ in changes:
                 yield
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
 
-    def _opened(self) -> _Opened:
-        if self._open is None:
-            raise SourceClosedError(f"{self!r} is not open: await startup() first")
-        return self._open
-
     async def _find(self, condition: Document, fields: Document | None = None, **options: Any) -> list[Document]:
-        opened = self._opened()
-        return await opened.database.find(opened.schedules, condition, fields, **options)
+        return await self._session.find(self._session.schedules, condition, fields, **options)
 
     async def _ids(self, condition: Document) -> set[str]:
         return {document["_id"] for document in await self._find(condition, {"_id": 1}, hint="_id_")}
-
-    async def _existing(self, ids: Collection[str]) -> set[str]:
-        return {schedule_id for some in portions(ids, _MOST_IDS) for schedule_id in await self._ids(statements.alive(some))}
 
 
 class StandaloneMongoStore(MongoStore):
@@ -389,3 +326,17 @@ class StandaloneMongoStore(MongoStore):
     capabilities: ClassVar[Capabilities] = replace(MongoStore.capabilities, push=False)
 
     watch = ScheduleStore.watch
+
+
+def _batches(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
+    """Yield the outcomes in lists that are written at once: of at least one, and of hardly more history rows than outcomes."""
+    batch: list[Outcome] = []
+    rows = 0
+    for outcome in outcomes:
+        if len(batch) >= _BATCH or (batch and rows + len(outcome.runs) > _BATCH):
+            yield batch
+            batch, rows = [], 0
+        batch.append(outcome)
+        rows += len(outcome.runs)
+    if batch:
+        yield batch
