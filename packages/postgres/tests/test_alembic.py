@@ -66,7 +66,7 @@ async def test_alembic_sees_what_is_missing(database: str) -> None:
     """A check of the check: each kind of thing that the metadata describes is noticed when it is not there."""
     store = PostgresStore(database)
     await store.open()
-    await store._opened().call(
+    await store._session.call(
         lambda connection: connection.execute(
             "ALTER TABLE taskiq_schedules DROP COLUMN token, ALTER anchor DROP NOT NULL;"
             "COMMENT ON TABLE taskiq_schedules IS 'taskiq-sources schema 0'; DROP INDEX taskiq_runs_of_status;"
@@ -88,7 +88,7 @@ async def test_tables_that_alembic_makes_are_those_of_the_source(
     other = PostgresStore(database, schema=schema, prefix="other_")
     await other.open()
     expected = await catalog(other, schema, "other_")
-    await other._opened().call(lambda connection: connection.execute(f"DROP TABLE {schema}.other_schedules, {schema}.other_runs"))
+    await other._session.call(lambda connection: connection.execute(f"DROP TABLE {schema}.other_schedules, {schema}.other_runs"))
     await other.close()
     config = alembic_project(tmp_path, database, schema)
 
@@ -154,7 +154,7 @@ async def catalog(store: PostgresStore, schema: str, prefix: str) -> list[str]:
         FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relname LIKE '{prefix}%' AND relkind = 'r'
             AND relname NOT LIKE '%alembic%'
     """
-    rows = await store._opened().call(lambda connection: connection.fetch(sql))
+    rows = await store._session.call(lambda connection: connection.fetch(sql))
     return sorted(row[0].replace(prefix, "") for row in rows)
 
 

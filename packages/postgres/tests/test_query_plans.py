@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from taskiq_sources.models import RunQuery, ScheduleQuery
+from taskiq_sources.sql import rows
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
-from taskiq_sources_postgres import PostgresStore, rows
+from taskiq_sources_postgres import PostgresStore
 
 pytestmark = pytest.mark.anyio
 
@@ -52,8 +53,8 @@ _STATEMENTS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("runs", _RUNS, ("status",)),
     ("runs", _RUNS, ("status", "after")),
     ("runs", _RUNS, ("since", "until")),
-    ("prune", {"before": at(-19_990), "batch": 100}, ("before",)),
-    ("prune", {"recorded_at": at(-19_990), "occurrence_id": "x", "batch": 100}, ("surplus",)),
+    ("prune", {"before": at(-19_990), "limit": 100}, ("before",)),
+    ("prune", {"recorded_at": at(-19_990), "occurrence_id": "x", "limit": 100}, ("surplus",)),
 ]
 
 
@@ -127,7 +128,7 @@ async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
         return row[0], row[1]
 
     async def claim_and_count(connection: Any) -> tuple[int, int]:
-        sql, arguments = store._statements.bind("claim_ids", {**_LEASE, "ids": scattered, "limit": 200})
+        sql, arguments = store._statements.bind("claim_ids", {**rows.instants(_LEASE), "ids": scattered, "limit": 200})
         async with connection.transaction():
             before = await updates(connection)
             await connection.fetch(sql, *arguments)
@@ -136,7 +137,7 @@ async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
         return after[0] - before[0], after[1] - before[1]
 
     scattered = [f"{number:06}" for number in range(5_000, 15_000, 50)]
-    updated, hot = await store._opened().call(claim_and_count)
+    updated, hot = await store._session.call(claim_and_count)
 
     assert (updated, hot) == (200, 200)
 
@@ -176,7 +177,7 @@ def _schedule(number: int) -> Any:
 
 async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> Any:
     """Run a statement, undo it, and return its plan with the number of rows of each step."""
-    sql, arguments = store._statements.bind(name, {"channel": "test", **values}, conditions)
+    sql, arguments = store._statements.bind(name, {"channel": "test", **rows.instants(values)}, conditions)
 
     async def work(connection: Any) -> dict[str, Any]:
         transaction = connection.transaction()
@@ -189,7 +190,7 @@ async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str,
         plan: dict[str, Any] = json.loads(found)[0]["Plan"]
         return plan
 
-    return await store._opened().call(work)
+    return await store._session.call(work)
 
 
 def _steps(plan: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,12 +15,12 @@ import pytest
 
 from taskiq_sources.errors import BackendVersionError, ScheduleValidationError, SchemaVersionError, SourceConnectionError
 from taskiq_sources.models import ScheduleQuery
+from taskiq_sources.sql import Migration, Statements, read_sql
 from taskiq_sources_conformance.build import schedule
 from taskiq_sources_postgres import PostgresScheduleSource, PostgresStore, ddl
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
-from taskiq_sources_postgres.schema import check_server_version
-from taskiq_sources_postgres.statements import Statements, migrations, read_sql
+from taskiq_sources_postgres.schema import MIGRATIONS, check_server_version
 
 pytestmark = pytest.mark.anyio
 
@@ -41,8 +41,8 @@ def schema(place: Any) -> Iterator[str]:
 async def test_the_migrations_lead_to_the_canonical_schema(place: Any, schema: str) -> None:
     """What `ddl` prints and what all migrations after each other make is the same, to the last index and comment."""
     await run_script(place, ddl(schema, "one_"))
-    for script in migrations():
-        await run_script(place, Names(schema, "two_").fill(script))
+    for migration in MIGRATIONS:
+        await run_script(place, Names(schema, "two_").fill(migration.script))
 
     one, two = await catalog(place, schema, "one_"), await catalog(place, schema, "two_")
     assert one == two
@@ -68,7 +68,7 @@ async def test_open_brings_older_tables_up_to_date(place: Any, schema: str, monk
         'ALTER TABLE "{schema}"."{prefix}schedules" ADD note text;'
         'COMMENT ON TABLE "{schema}"."{prefix}schedules" IS \'taskiq-sources schema 2\';'
     )
-    monkeypatch.setattr("taskiq_sources_postgres.schema.migrations", lambda: (*migrations(), newer))
+    monkeypatch.setattr("taskiq_sources_postgres.schema.MIGRATIONS", (*MIGRATIONS, Migration("0002_note.sql", newer)))
     later = [PostgresStore(place.dsn, schema=schema) for _ in range(5)]
     await asyncio.gather(*(one.open() for one in later))
 
@@ -81,9 +81,9 @@ async def test_open_brings_older_tables_up_to_date(place: Any, schema: str, monk
 
 def test_each_migration_tells_its_version() -> None:
     """The comment that tells the version is part of every migration, and of the canonical schema."""
-    for version, script in enumerate(migrations(), start=1):
-        assert re.findall(r"'taskiq-sources schema (\d+)'", script) == [str(version)]
-    assert f"'taskiq-sources schema {len(migrations())}'" in read_sql("sql/schema.sql")
+    for version, migration in enumerate(MIGRATIONS, start=1):
+        assert re.findall(r"'taskiq-sources schema (\d+)'", migration.script) == [str(version)]
+    assert f"'taskiq-sources schema {len(MIGRATIONS)}'" in read_sql("taskiq_sources_postgres", "sql/schema.sql")
 
 
 _OPEN = """
@@ -283,21 +283,21 @@ def test_the_command_refuses_other_names() -> None:
     assert "lower-case letters" in done.stderr
 
 
-async def test_every_statement_is_valid_and_says_what_it_is_for(place: Any) -> None:
+async def test_every_statement_is_valid(place: Any) -> None:
     store = PostgresStore(place.dsn, prefix=place.prefix)
     await store.open()
-    names = re.findall(r"^-- name: (\S+)\n-- \S", read_sql("sql/queries.sql"), re.MULTILINE)
-    statements = Statements(Names("public", place.prefix))
+    text = read_sql("taskiq_sources_postgres", "sql/queries.sql")
+    statements = Statements(Names("public", place.prefix).fill(text), marker="$")
     connection = await asyncpg.connect(place.dsn)
-    for name in names:
+    for name in statements:
         base, _, condition = name.partition(".")
         sql, _ = statements.bind(base, _Anything(), [condition] if condition else [])
-        if name not in {"columns", "create_schema"}:
+        if name != "create_schema":
             await connection.prepare(sql)
     await connection.close()
     await store.close()
 
-    assert len(names) == len(re.findall("-- name:", read_sql("sql/queries.sql"))) > 20
+    assert len(list(statements)) == len(re.findall("-- name:", text)) > 20
 
 
 class _Anything(dict[str, None]):

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
-from functools import lru_cache
 from typing import Protocol
 
 from taskiq_sources.errors import SourceConnectionError

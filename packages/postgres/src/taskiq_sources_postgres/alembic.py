@@ -13,12 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, PrimaryKeyConstraint, Table, Text, func, text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.types import TypeEngine
 
 from taskiq_sources_postgres.names import Names
-from taskiq_sources_postgres.statements import migrations
+from taskiq_sources_postgres.schema import MIGRATIONS
 
 #: Room for claims in every page. Without it, as SQLAlchemy before 2.1 would have it, they are dearer; see the README.
 _ROOMY: dict[str, Any] = (
@@ -55,19 +54,19 @@ def _schedules(tables: MetaData, prefix: str) -> None:
         _required("document", Text()),
         _required("timing", Text()),
         Column("owner", _key()),
-        Column("scheduled_for", _instant()),
-        Column("next_run_at", _instant()),
-        _required("anchor", _instant()),
+        Column("scheduled_for", BigInteger()),
+        Column("next_run_at", BigInteger()),
+        _required("anchor", BigInteger()),
         *(_required(counter, BigInteger()) for counter in ("coalesced", "attempt", "run_count")),
         *(_required(flag, Boolean()) for flag in ("paused", "quarantined")),
         Column("last_error", Text()),
         *(_required(counter, BigInteger()) for counter in ("revision", "timing_revision")),
-        *(_required(instant, _instant()) for instant in ("created_at", "updated_at")),
+        *(_required(instant, BigInteger()) for instant in ("created_at", "updated_at")),
         Column("claimant", Text()),
-        Column("lease_until", _instant()),
+        Column("lease_until", BigInteger()),
         Column("token", Text()),
         PrimaryKeyConstraint("id", name=f"{name}_pkey"),
-        comment=f"taskiq-sources schema {len(migrations())}",
+        comment=f"taskiq-sources schema {len(MIGRATIONS)}",
         **_ROOMY,
     )
     columns = table.c
@@ -87,9 +86,9 @@ def _runs(tables: MetaData, prefix: str) -> None:
         tables,
         *(_required(key, _key()) for key in ("occurrence_id", "schedule_id")),
         _required("task_name", Text()),
-        _required("scheduled_for", _instant()),
+        _required("scheduled_for", BigInteger()),
         _required("status", _key()),
-        _required("recorded_at", _instant()),
+        _required("recorded_at", BigInteger()),
         Column("task_id", Text()),
         *(_required(counter, BigInteger()) for counter in ("attempt", "coalesced")),
         Column("claimant", Text()),
@@ -108,7 +107,3 @@ def _required(name: str, kind: TypeEngine[Any]) -> Column[Any]:
 
 def _key() -> Text:
     return Text(collation="C")
-
-
-def _instant() -> TIMESTAMP:
-    return TIMESTAMP(timezone=True, precision=3)

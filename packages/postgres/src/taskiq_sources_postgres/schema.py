@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources.sql import Statements, load_migrations, read_sql
 from taskiq_sources_postgres.names import Names
-from taskiq_sources_postgres.statements import Statements, migrations, read_sql
 
 if TYPE_CHECKING:
     from taskiq_sources_postgres.connections import Connection
+
+PACKAGE: Final = "taskiq_sources_postgres"
+MIGRATIONS: Final = load_migrations(PACKAGE)
 
 #: The first release with gen_random_uuid() and sorting by parts of an index (September 2020).
 NEEDED_POSTGRES = 13
@@ -31,7 +34,7 @@ def ddl(schema: str = "public", prefix: str = "taskiq_") -> str:
         ScheduleValidationError: One of them is not a plain identifier.
     """
     create_schema = "" if schema == "public" else 'CREATE SCHEMA IF NOT EXISTS "{schema}";\n\n'
-    return Names(schema, prefix).fill(create_schema + read_sql("sql/schema.sql"))
+    return Names(schema, prefix).fill(create_schema + read_sql(PACKAGE, "sql/schema.sql"))
 
 
 def check_server_version(major: int, where: str) -> None:
@@ -64,14 +67,14 @@ async def migrate(connection: Connection, names: Names, statements: Statements, 
         asyncpg.PostgresError: Something else is in the way.
     """
     check_server_version(connection.get_server_version().major, where)
-    if await _version(connection, names, statements, where) == len(migrations()):
+    if await _version(connection, names, statements, where) == len(MIGRATIONS):
         return
     # Whatever the server's default is: what others did while we waited for the lock has to be seen.
     async with connection.transaction(isolation="read_committed"):
         lock, arguments = statements.bind("lock_schema", {"key": names.lock_key})
         await connection.execute(lock, *arguments)
         version = await _version(connection, names, statements, where)
-        scripts = [read_sql("sql/schema.sql")] if not version else migrations()[version:]
+        scripts = [migration.script for migration in MIGRATIONS[version:]] if version else [read_sql(PACKAGE, "sql/schema.sql")]
         try:
             if version is None:
                 await connection.execute(statements.bind("create_schema", {})[0])
@@ -103,9 +106,9 @@ async def _version(connection: Connection, names: Names, statements: Statements,
             "`python -m taskiq_sources_postgres.ddl`",
         )
     version = int(known[1])
-    if version > len(migrations()):
+    if version > len(MIGRATIONS):
         raise SchemaVersionError(
             f'{where}: the tables in schema "{names.schema}" have version {version}, made by a newer release of '
-            f"taskiq-sources-postgres; this one knows versions up to {len(migrations())}: upgrade it",
+            f"taskiq-sources-postgres; this one knows versions up to {len(MIGRATIONS)}: upgrade it",
         )
     return version

@@ -5,32 +5,30 @@ What a call does is in ``sql/queries.sql``, one statement each; how it gets ther
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import asyncpg
 
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError, SourceClosedError
-from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
+from taskiq_sources.backends import check_durations
+from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.errors import ScheduleValidationError
+from taskiq_sources.models import Capabilities
+from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres import rows
 from taskiq_sources_postgres.connections import Connection, Database, Pool, Settings
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
-from taskiq_sources_postgres.schema import migrate
-from taskiq_sources_postgres.statements import Statements
+from taskiq_sources_postgres.schema import PACKAGE, migrate
 
 #: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
 _FIRST_WINDOWS = (1, 500)
 _WINDOW_GROWTH = 10
 
-_PRUNE_BATCH = 5_000  # history rows deleted in one statement: some hundredths of a second
 
-
-class PostgresStore(ScheduleStore):
+class PostgresStore(SQLStore[Database]):
     """Schedules in tables ``<prefix>schedules`` and ``<prefix>runs`` of one PostgreSQL database.
 
     A call whose connection breaks is repeated if it only reads. A write is not, because it may have been done: the error says so,
@@ -52,6 +50,8 @@ class PostgresStore(ScheduleStore):
 
     capabilities: ClassVar[Capabilities] = Capabilities(shared=True, durable=True, push=True)
 
+    _prune_batch: ClassVar[int] = 5_000
+
     #: How many prepared statements a connection keeps; as asyncpg's default.
     _statement_cache_size: ClassVar[int] = 100
 
@@ -66,15 +66,14 @@ class PostgresStore(ScheduleStore):
         command_timeout: timedelta = timedelta(seconds=30),
         max_connections: int = 10,
     ) -> None:
+        super().__init__()
         if (dsn is None) == (pool is None):
             raise ScheduleValidationError("dsn", "…" if dsn else dsn, "give either a dsn or a pool")
-        for name, value in (("connect_timeout", connect_timeout), ("command_timeout", command_timeout)):
-            if value <= timedelta(0):
-                raise ScheduleValidationError(name, value, "use a positive time")
+        check_durations(connect_timeout=connect_timeout, command_timeout=command_timeout)
         if max_connections < 1:
             raise ScheduleValidationError("max_connections", max_connections, "use at least 1")
         self._names = Names(schema, prefix)
-        self._statements = Statements(self._names)
+        self._statements = Statements(self._names.fill(read_sql(PACKAGE, "sql/queries.sql")), marker="$")
         self._pool = pool
         self._settings = Settings(
             where="PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn),
@@ -84,165 +83,54 @@ class PostgresStore(ScheduleStore):
             max_connections=max_connections,
             statement_cache_size=self._statement_cache_size,
         )
-        self._database: Database | None = None
-        self._switching = asyncio.Lock()  # held while it is opened or closed
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.where}, tables {self._names.schema}.{self._names.prefix}*)"
 
-    # -- lifecycle -----------------------------------------------------------------------------------------------------------
+    # -- session -------------------------------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
-        async with self._switching:
-            if self._database is not None:
-                return
-            database = Database(self._settings, self._pool)
-            try:
-                await database.open()
-                await database.call(self._migrate)
-            except BaseException:
-                await database.close()
-                raise
-            self._database = database
+    def _begin(self) -> Database:
+        return Database(self._settings, self._pool)
 
-    async def _migrate(self, connection: Connection) -> None:
-        await migrate(connection, self._names, self._statements, self._settings.where)
+    async def _prepare(self, session: Database) -> None:
+        await session.open()
+        await session.call(lambda connection: migrate(connection, self._names, self._statements, self._settings.where))
 
-    async def close(self) -> None:
-        async with self._switching:
-            database, self._database = self._database, None
-            if database is not None:
-                await database.close()
+    async def _end(self, session: Database) -> None:
+        await session.close()
 
-    async def now(self) -> datetime:
-        [row] = await self._fetch("now", {}, repeatable=True)
-        now: datetime = row["now"]
-        return now
+    # -- operations ----------------------------------------------------------------------------------------------------------
 
-    # -- definitions ---------------------------------------------------------------------------------------------------------
-
-    async def put(self, schedules: Sequence[StoredSchedule], *, replace: bool = True) -> frozenset[str]:
-        [row] = await self._fetch("put", {**rows.schedule_columns(schedules), "replace": replace})
-        return frozenset(schedule.id for schedule in schedules).difference(row["created"])
-
-    async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        found = await self._fetch("get", {"ids": list(ids)}, repeatable=True)
-        return {row["id"]: rows.schedule_from_row(row) for row in found}
-
-    async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
-        values = {"after": after, "task_name": query.task_name, "owner": query.owner, "due_before": query.due_before}
-        conditions = [name for name, value in values.items() if value is not None]
-        for name, wanted in (("paused", query.paused), ("quarantined", query.quarantined)):
-            if wanted is not None:
-                conditions.append(name if wanted else f"not_{name}")
-        found = await self._fetch("page", {**values, "limit": limit}, conditions, repeatable=True)
-        return [rows.schedule_from_row(row) for row in found]
-
-    async def delete(self, ids: Collection[str]) -> frozenset[str]:
-        [row] = await self._fetch("delete", {"ids": list(ids)})
-        return frozenset(row["deleted"])
-
-    async def update(
+    async def _run(
         self,
-        id: str,  # noqa: A002 - the field's own word
-        changes: ScheduleChanges,
-        *,
-        expected_revision: int | None = None,
-    ) -> StoredSchedule:
-        values = {**rows.change_values(changes), "id": id, "expected_revision": expected_revision}
-        found = await self._fetch("update", values)
-        if not found:
-            raise ScheduleNotFoundError(id)
-        if expected_revision not in {None, found[0]["found_revision"]}:
-            raise RevisionConflictError(id, expected_revision, found[0]["found_revision"])
-        return rows.schedule_from_row(found[0])
-
-    # -- dispatch ------------------------------------------------------------------------------------------------------------
-
-    async def claim(
-        self,
-        now: datetime,
-        *,
-        claimant: str,
-        lease: timedelta,
-        limit: int,
-        ids: Collection[str] | None = None,
-        early: timedelta = timedelta(0),
-    ) -> list[Claim]:
-        values = {"now": now, "horizon": now + early, "claimant": claimant, "lease_until": now + lease, "limit": limit}
-        if ids is None:
-            found = await self._fetch("claim", values)
-        else:
-            found = await self._fetch("claim_ids", {**values, "ids": list(ids)})
-        return [rows.claim_from_row(row, now=now, lease=lease) for row in found]
-
-    async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
-        found = await self._fetch("renew", {**rows.lease_columns(claims), "until": until})
-        return frozenset(row["id"] for row in found)
-
-    async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        [row] = await self._fetch("settle", rows.outcome_columns(outcomes))
-        return frozenset(row["lost"])
-
-    async def next_due(self, now: datetime) -> datetime | None:
-        window, larger = _FIRST_WINDOWS
-        while True:
-            [row] = await self._fetch("next_due", {"now": now, "window": window}, repeatable=True)
-            if row["complete"]:
-                instant: datetime | None = row["instant"]
-                return instant
-            window, larger = larger, larger * _WINDOW_GROWTH
-
-    # -- history -------------------------------------------------------------------------------------------------------------
-
-    async def runs(self, query: RunQuery, *, after: Run | None = None, limit: int) -> list[Run]:
-        values = {"schedule_id": query.schedule_id, "status": query.status, "since": query.since, "until": query.until}
-        conditions = [name for name, value in values.items() if value is not None]
-        if after is not None:
-            conditions.append("after")
-            values |= {"after_recorded_at": after.recorded_at, "after_occurrence_id": after.occurrence_id}
-        found = await self._fetch("runs", {**values, "limit": limit}, conditions, repeatable=True)
-        return [rows.run_from_row(row) for row in found]
-
-    async def prune_runs(self, *, before: datetime, keep: int) -> int:
-        # The oldest rows go, either up to an instant or up to the newest that is one too many: whichever leaves less.
-        surplus = await self._fetch("newest_surplus", {"keep": keep}, repeatable=True)
-        values = {"before": before, "batch": _PRUNE_BATCH, **(surplus[0] if surplus else {})}
-        condition = "surplus" if surplus and surplus[0]["recorded_at"] >= before else "before"
-        total, pruned = 0, _PRUNE_BATCH
-        while pruned == _PRUNE_BATCH:
-            [[pruned]] = await self._fetch("prune", values, [condition])
-            total += pruned
-        return total
-
-    # -- push ----------------------------------------------------------------------------------------------------------------
-
-    async def watch(self) -> AsyncIterator[None]:
-        async for _ in self._opened().notifications(self._names.channel):
-            yield
-
-    # -- helpers -------------------------------------------------------------------------------------------------------------
-
-    def _opened(self) -> Database:
-        if self._database is None:
-            raise SourceClosedError(f"{self!r} is not open: await startup() first")
-        return self._database
-
-    async def _fetch(
-        self,
-        name: str,
+        operation: str,
         values: dict[str, Any],
-        conditions: Collection[str] = (),
+        conditions: Sequence[str] = (),
         *,
         repeatable: bool = False,
     ) -> list[asyncpg.Record]:
-        """Run one statement and return its rows."""
-        sql, arguments = self._statements.bind(name, {"channel": self._names.channel, **values}, conditions)
+        sql, arguments = self._statements.bind(operation, {"channel": self._names.channel, **values}, conditions)
 
         async def work(connection: Connection) -> list[asyncpg.Record]:
             return await connection.fetch(sql, *arguments, timeout=self._settings.command_timeout)
 
-        return await self._opened().call(work, repeatable=repeatable)
+        return await self._session.call(work, repeatable=repeatable)
+
+    async def now(self) -> datetime:
+        [row] = await self._run("now", {}, repeatable=True)
+        return from_ms(row[0])
+
+    async def next_due(self, now: datetime) -> datetime | None:
+        window, larger = _FIRST_WINDOWS
+        while True:
+            [(instant, complete)] = await self._run("next_due", {"now": to_ms(now), "window": window}, repeatable=True)
+            if complete:
+                return None if instant is None else from_ms(instant)
+            window, larger = larger, larger * _WINDOW_GROWTH
+
+    async def watch(self) -> AsyncIterator[None]:
+        async for _ in self._session.notifications(self._names.channel):
+            yield
 
 
 class PgBouncerStore(PostgresStore):

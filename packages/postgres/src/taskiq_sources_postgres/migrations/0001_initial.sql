@@ -1,5 +1,6 @@
 -- Schedules, their history, and the indexes that keep the cost of a call in proportion to what is due.
--- Ids are compared byte by byte (COLLATE "C"), which orders UTF-8 by code point.
+-- Instants are milliseconds since the Unix epoch, UTC: to_timestamp(next_run_at / 1000.0) shows one. Ids are compared byte by byte
+-- (COLLATE "C"), which orders UTF-8 by code point.
 
 -- Claims write columns that no index knows, into the room that the fill factor leaves: so they touch one page a row (HOT).
 CREATE TABLE "{schema}"."{prefix}schedules" (
@@ -8,9 +9,9 @@ CREATE TABLE "{schema}"."{prefix}schedules" (
     document        text NOT NULL,
     timing          text NOT NULL,
     owner           text COLLATE "C",
-    scheduled_for   timestamptz(3),
-    next_run_at     timestamptz(3),
-    anchor          timestamptz(3) NOT NULL,
+    scheduled_for   bigint,
+    next_run_at     bigint,
+    anchor          bigint NOT NULL,
     coalesced       bigint NOT NULL,
     attempt         bigint NOT NULL,
     run_count       bigint NOT NULL,
@@ -19,10 +20,10 @@ CREATE TABLE "{schema}"."{prefix}schedules" (
     last_error      text,
     revision        bigint NOT NULL,
     timing_revision bigint NOT NULL,
-    created_at      timestamptz(3) NOT NULL,
-    updated_at      timestamptz(3) NOT NULL,
+    created_at      bigint NOT NULL,
+    updated_at      bigint NOT NULL,
     claimant        text,
-    lease_until     timestamptz(3),
+    lease_until     bigint,
     token           text,
     CONSTRAINT "{prefix}schedules_pkey" PRIMARY KEY (id)
 ) WITH (fillfactor = 70);
@@ -43,9 +44,9 @@ CREATE TABLE "{schema}"."{prefix}runs" (
     occurrence_id text COLLATE "C" NOT NULL,
     schedule_id   text COLLATE "C" NOT NULL,
     task_name     text NOT NULL,
-    scheduled_for timestamptz(3) NOT NULL,
+    scheduled_for bigint NOT NULL,
     status        text COLLATE "C" NOT NULL,
-    recorded_at   timestamptz(3) NOT NULL,
+    recorded_at   bigint NOT NULL,
     task_id       text,
     attempt       bigint NOT NULL,
     coalesced     bigint NOT NULL,

@@ -1,14 +1,9 @@
--- Every statement of the store, by name. :name is a parameter; {schema} and {prefix} are the validated identifiers, {columns} is the
--- block of that name. A block "page.<condition>" is put in place of "/* conditions */" in the block "page" when it is asked for.
+-- Every statement of the store, by name. :name is a parameter; {schema} and {prefix} are the validated identifiers, {columns} and
+-- {run_columns} the columns of the contract. A block "page.<condition>" is put in place of "/* conditions */" in the block "page" when it is asked for.
 --
 -- Each operation is one statement, and so one transaction. Where it writes several rows it locks them in the order of their ids
 -- first, so that two of them never wait for each other. Lists arrive as arrays; `= ANY (array)` rather than a join, where it
 -- decides which rows to look up, because it leads the planner to the primary key however little it knows of the table.
-
--- name: columns
--- The columns of a schedule, as the contract names them.
-id, task_name, document, timing, owner, scheduled_for, next_run_at, anchor, coalesced, attempt, run_count, paused, quarantined,
-last_error, revision, timing_revision, created_at, updated_at, claimant, lease_until
 
 -- name: put
 -- Store schedules; where the timing of an existing one is equal, its pending occurrence stays.
@@ -19,9 +14,9 @@ WITH written AS (
     )
     SELECT given.*, 1, 1
     FROM unnest(
-        :id::text[], :task_name::text[], :document::text[], :timing::text[], :owner::text[], :scheduled_for::timestamptz[],
-        :next_run_at::timestamptz[], :anchor::timestamptz[], :coalesced::bigint[], :attempt::bigint[], :run_count::bigint[],
-        :paused::boolean[], :quarantined::boolean[], :last_error::text[], :created_at::timestamptz[], :updated_at::timestamptz[]
+        :id::text[], :task_name::text[], :document::text[], :timing::text[], :owner::text[], :scheduled_for::bigint[],
+        :next_run_at::bigint[], :anchor::bigint[], :coalesced::bigint[], :attempt::bigint[], :run_count::bigint[],
+        :paused::boolean[], :quarantined::boolean[], :last_error::text[], :created_at::bigint[], :updated_at::bigint[]
     ) AS given (id)
     ORDER BY given.id COLLATE "C"
     ON CONFLICT (id) DO UPDATE SET
@@ -168,7 +163,7 @@ UPDATE "{schema}"."{prefix}schedules" SET lease_until = :until WHERE id = ANY (A
 -- outcome they belong to. Returns the ids whose claim did not survive although it should have.
 WITH given AS (
     SELECT * FROM unnest(
-        :id::text[], :token::text[], :claimed_revision::bigint[], :scheduled_for::timestamptz[], :next_run_at::timestamptz[],
+        :id::text[], :token::text[], :claimed_revision::bigint[], :scheduled_for::bigint[], :next_run_at::bigint[],
         :coalesced::bigint[], :attempt::bigint[], :run_count::bigint[], :last_error::text[], :quarantined::boolean[],
         :finished::boolean[], :release::boolean[]
     ) AS given (
@@ -188,7 +183,7 @@ WITH given AS (
         run.coalesced, run.claimant, run.error
     FROM unnest(
         :run_holder::text[], :run_occurrence_id::text[], :run_schedule_id::text[], :run_task_name::text[],
-        :run_scheduled_for::timestamptz[], :run_status::text[], :run_recorded_at::timestamptz[], :run_task_id::text[],
+        :run_scheduled_for::bigint[], :run_status::text[], :run_recorded_at::bigint[], :run_task_id::text[],
         :run_attempt::bigint[], :run_coalesced::bigint[], :run_claimant::text[], :run_error::text[]
     ) WITH ORDINALITY AS run (
         holder, occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant,
@@ -242,8 +237,7 @@ FROM (
 
 -- name: runs
 -- One page of history, newest first.
-SELECT occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
-FROM "{schema}"."{prefix}runs" WHERE TRUE /* conditions */
+SELECT {run_columns} FROM "{schema}"."{prefix}runs" WHERE TRUE /* conditions */
 ORDER BY recorded_at DESC, occurrence_id DESC LIMIT :limit;
 
 -- name: runs.schedule_id
@@ -276,7 +270,7 @@ ORDER BY recorded_at DESC, occurrence_id DESC LIMIT 1 OFFSET :keep;
 WITH pruned AS (
     DELETE FROM "{schema}"."{prefix}runs" WHERE occurrence_id = ANY (ARRAY(
         SELECT occurrence_id FROM "{schema}"."{prefix}runs" WHERE TRUE /* conditions */
-        ORDER BY recorded_at LIMIT :batch FOR UPDATE SKIP LOCKED
+        ORDER BY recorded_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ))
     RETURNING 1
 )
@@ -291,8 +285,8 @@ AND recorded_at < :before
 AND (recorded_at, occurrence_id) <= (:recorded_at, :occurrence_id)
 
 -- name: now
--- The server's clock, cut to whole milliseconds.
-SELECT date_trunc('milliseconds', clock_timestamp()) AS now;
+-- The server's clock, in whole milliseconds.
+SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now;
 
 -- name: lock_schema
 -- Nobody else makes or migrates tables in this schema until the transaction ends.
