@@ -1,9 +1,6 @@
 """The Redis store and source against every rule of the contract: on one server, and on a Cluster of three."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -14,36 +11,22 @@ from taskiq_sources_redis import RedisScheduleSource, RedisStore
 
 class TestRedisStore(StoreConformance):
     backend = "redis"
+    make_store = pytest.fixture(lambda _self, place: partial(RedisStore, **place))
+    unreachable = pytest.fixture(lambda _self: Unreachable(RedisStore("redis://:s3cr3t@127.0.0.1:9/7"), (":9", "/7"), "s3cr3t"))
 
-    @pytest.fixture
-    def make_store(self, place: Any) -> partial[RedisStore]:
-        return partial(RedisStore, **place)
-
-    @pytest.fixture
-    def unreachable(self) -> Unreachable:
-        return Unreachable(RedisStore("redis://me:s3cr3t@127.0.0.1:9/7"), ("127.0.0.1:9", "/7"), "s3cr3t")
-
-    async def server_version(self, store: Any) -> str:
+    async def server_version(self, store: RedisStore) -> str:
         return str((await store._session.client.info("server"))["redis_version"])
 
-    async def make_schema_newer(self, store: Any) -> None:
+    async def make_schema_newer(self, store: RedisStore) -> None:
         await store._session.client.hset(store._shards.keys[0][-1], "version", 9999)
 
-    async def drop_connections(self, store: Any) -> None:
+    async def drop_connections(self, store: RedisStore) -> None:
         await store._session.client.client_kill_filter(_id=await store._session.client.client_id(), skipme=False)
 
 
-class TestRedisSource(SourceConformance):
+class TestRedisSource(SourceConformance, StockLoopConformance):
     backend = "redis"
-
-    @pytest.fixture
-    def make_source(self, place: Any) -> partial[RedisScheduleSource]:
-        return partial(RedisScheduleSource, **place)
-
-
-class TestRedisUnderTheStockLoop(StockLoopConformance):
-    backend = "redis"
-    make_source = TestRedisSource.make_source
+    make_source = pytest.fixture(lambda _self, place: partial(RedisScheduleSource, **place))
 
 
 class TestRedisClusterStore(TestRedisStore):

@@ -6,11 +6,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, TypeAlias
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -43,20 +43,19 @@ def make_client(url: str, timeout: timedelta, options: Mapping[str, Any]) -> Cli
         ScheduleValidationError: The URL is in none of the forms.
     """
     seconds = timeout.total_seconds()
-    waiting = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
-    settings = {**waiting, "retry": Retry(NoBackoff(), 0), **options}
+    once = {"socket_connect_timeout": seconds, "socket_timeout": seconds, "retry": Retry(NoBackoff(), 0)}
     try:
         parts = urlsplit(url)
         if parts.scheme == "redis+sentinel":
-            return _behind_sentinel(parts, waiting, settings)
+            return _behind_sentinel(parts, once, options)
         if parts.scheme == "redis+cluster":
-            nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
-            cluster = RedisCluster(startup_nodes=nodes, **{**settings, **_rest(parts)})
+            hosts, said = _hosts(parts, 6379)
+            cluster = RedisCluster(startup_nodes=[ClusterNode(*host) for host in hosts], **{**once, **options, **said})
             return cluster, [cluster.aclose]
         if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
             raise ValueError("a database is a number")
-        client = _Redis.from_url(url, **settings)
-    except (TypeError, ValueError):  # whose texts may quote the part of the URL that holds the password
+        client = _Redis.from_url(url, **{**once, **options})
+    except (KeyError, TypeError, ValueError):  # whose texts may quote the part of the URL that holds the password
         raise ScheduleValidationError("url", redact_url(url), _FORMS) from None
     return client, [client.aclose]
 
@@ -70,31 +69,22 @@ def address_of(client: Any) -> str:
     return f"{host}/{settings.get('db') or 0}"
 
 
-def _behind_sentinel(parts: SplitResult, waiting: Mapping[str, Any], settings: dict[str, Any]) -> Client:
+def _behind_sentinel(parts: SplitResult, once: Mapping[str, Any], options: Mapping[str, Any]) -> Client:
     service, _, database = parts.path.strip("/").partition("/")
     if not service or not re.fullmatch(r"\d*", database):
         raise ValueError("a service and a database number are needed")
-    login = {**waiting, "retry": Retry(NoBackoff(), 0), **settings.pop("sentinel_kwargs", {})}
-    sentinel = _Sentinel(_hosts(parts, 26379), sentinel_kwargs=login)
-    client = sentinel.master_for(service, **{**settings, "db": int(database or 0), **_rest(parts)})
+    hosts, said = _hosts(parts, 26379)
+    settings = {**once, **options, "db": int(database or 0), **said}
+    sentinel = _Sentinel(hosts, sentinel_kwargs={**once, **settings.pop("sentinel_kwargs", {})})
+    client = sentinel.master_for(service, **settings)
     return client, [client.aclose, *(one.aclose for one in sentinel.sentinels)]
 
 
-def _hosts(parts: SplitResult, port: int) -> list[tuple[str, int]]:
-    """Return host and port of each part of ``host:port,host:port``."""
-    hosts = [urlsplit(f"//{address}") for address in parts.netloc.rpartition("@")[2].split(",")]
-    if not all(host.hostname for host in hosts):
-        raise ValueError("a host is missing")
-    return [(str(host.hostname), host.port or port) for host in hosts]
-
-
-def _rest(parts: SplitResult) -> dict[str, Any]:
-    """Return what a URL says besides hosts and path: user, password and options."""
-    userinfo, at, _ = parts.netloc.rpartition("@")
-    known = dict(parse_url(f"redis://{userinfo}{at}host?{parts.query}"))
-    known.pop("host")
-    if known.pop("connection_class", None) is SSLConnection:
-        known["ssl"] = True
-    if "ssl" in parse_qs(parts.query):
-        known["ssl"] = str(known["ssl"]).lower() in {"1", "true", "yes", "on"}
-    return known
+def _hosts(parts: SplitResult, port: int) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """Return host and port of each part of ``host:port,host:port``, and what the URL says besides: user, password, options."""
+    userinfo, at, hosts = parts.netloc.rpartition("@")
+    said: list[dict[str, Any]] = [dict(parse_url(f"redis://{userinfo}{at}{host}?{parts.query}")) for host in hosts.split(",")]
+    addresses = [(one.pop("host"), one.pop("port", port)) for one in said]
+    if "ssl" in said[0]:
+        said[0]["ssl"] = str(said[0]["ssl"]).lower() in {"1", "true", "yes", "on"}
+    return addresses, said[0]

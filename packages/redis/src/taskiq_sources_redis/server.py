@@ -31,10 +31,7 @@ _NAMES_THE_COMMAND = tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3) 
 #: What Redis or the driver says, and what to do about it; the first that is found counts.
 _ADVICE = (
     ("WRONGPASS|NOAUTH|[Aa]uthenticat|invalid (username-)?password", "check the user name and password"),
-    (
-        "NOPERM|no permissions?|user executing the script can't",
-        "give the user the rights that the README of taskiq-sources-redis lists",
-    ),
+    ("NOPERM|no permissions?|user executing", "give the user the rights that the README of taskiq-sources-redis lists"),
     ("READONLY|read.?only replica|now a slave|is a replica", "connect to the master; Sentinel and Cluster find it by themselves"),
     ("OOM|maxmemory", "nothing was written: give Redis more memory; do not let it evict keys (maxmemory-policy noeviction)"),
     ("LOADING|loading the dataset", "Redis is reading its data after a start: try again in a moment"),

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 
@@ -35,7 +36,6 @@ from taskiq_sources_redis.shards import BATCH, Keys, Part, Shards
 logger = logging.getLogger("taskiq_sources")
 
 T = TypeVar("T")
-Mark: TypeAlias = tuple[int, bytes, bytes]  # what a claim writes: lease_until, lease, claimant
 
 _SCHEMA_VERSION = 1
 _OLDEST_SERVER = (6, 2)
@@ -125,7 +125,7 @@ class RedisStore(SessionStore[Server]):
         return _ids(await self._run_batches("put", parts, self._shards.channel, int(replace)))
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        answers = await self._run_batches("get", _each(one.encode() for one in ids))
+        answers = await self._run_batches("get", _each(ids))
         return {one.id: one for answer in answers for one in records.unpack_schedules(answer)}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
@@ -145,7 +145,7 @@ class RedisStore(SessionStore[Server]):
         return sorted(found, key=attrgetter("id"))[:limit]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
-        return _ids(await self._run_batches("delete", _each(one.encode() for one in ids), self._shards.channel))
+        return _ids(await self._run_batches("delete", _each(ids), self._shards.channel))
 
     async def update(
         self,
@@ -182,49 +182,34 @@ class RedisStore(SessionStore[Server]):
         token, until, name = secrets.token_urlsafe(_TOKEN_BYTES), now + lease, claimant.encode()
         window = (to_ms(now), to_ms(now + early))
         mark = (to_ms(until), records.pack_lease(token, until, name), name)
-        if ids is None and len(self._shards.keys) == 1:
-            taken = await self._take_in_order(window, limit, mark)
-        else:
-            taken = await self._take_chosen(window, limit, mark, None if ids is None else frozenset(ids))
+        taken: list[StoredSchedule] = []
+        while (wanted := min(limit - len(taken), BATCH)) > 0:
+            more = await self._take(window, wanted, mark, ids)
+            taken += more
+            if len(more) < wanted:
+                break
+        if ids is not None or len(self._shards.keys) > 1:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))
         return [Claim(schedule=schedule, token=token, claimed_at=now, lease_until=until) for schedule in taken]
 
-    async def _take_in_order(self, window: tuple[int, int], limit: int, mark: Mark) -> list[StoredSchedule]:
-        """Claim the oldest of the one shard."""
-        taken: list[StoredSchedule] = []
-        while (wanted := min(limit - len(taken), BATCH)) > 0:
-            answer = await self._session.run("claim", self._shards.keys[0], *window, wanted, *mark, b"")
-            before = len(taken)
-            taken += records.unpack_schedules(answer)
-            if len(taken) - before < wanted:
-                break
-        return taken
-
-    async def _take_chosen(
-        self, window: tuple[int, int], limit: int, mark: Mark, ids: Collection[str] | None
+    async def _take(
+        self, window: tuple[int, int], limit: int, mark: tuple[int, bytes, bytes], ids: Collection[str] | None
     ) -> list[StoredSchedule]:
-        """Claim the oldest of all shards, or of `ids`, after a look at what there is."""
-        taken: list[StoredSchedule] = []
-        chosen: Sequence[bytes] = ()
-        while (wanted := limit - len(taken)) > 0:
-            before, chosen = chosen, await self._choose(window, wanted, ids)
-            answers = await self._run_batches("claim", _each(chosen), *window, wanted, *mark)
-            taken += [one for answer in answers for one in records.unpack_schedules(answer)]
-            # Where others were faster with what was chosen, there may be something else to choose.
-            if len(chosen) < wanted or chosen == before or (ids is not None and len(ids) <= limit):
-                break
-        return taken
-
-    async def _choose(self, window: tuple[int, int], limit: int, ids: Collection[str] | None) -> Sequence[bytes]:
-        """Return the ids of what is to be claimed: the oldest of all shards, or of `ids` if those are too many."""
+        """Claim the oldest of all, or of `ids`; with several shards after a look at how many of them are in each."""
         if ids is None:
-            offers = await self._run_everywhere("peek", *window, limit, b"")
-        elif len(ids) <= limit:
-            return [one.encode() for one in ids]
+            places = [(keys, b"") for keys in self._shards.keys]
         else:
-            offers = await self._run_batches("peek", _each(one.encode() for one in ids), *window, limit)
-        oldest = sorted(pair for offer in offers for pair in zip(offer[1::2], offer[::2], strict=True))
-        return [schedule_id for _, schedule_id in oldest[:limit]]
+            batches = self._shards.batches(_each(set(ids)))
+            places = [(keys, records.join(batch)) for keys, some in batches.items() for batch in some]
+        quotas = Counter({0: limit} if places else {})
+        if len(places) > 1:
+            offers = await together([self._session.run("peek", keys, *window, limit, given) for keys, given in places])
+            due = [(*one, place) for place, offer in enumerate(offers) for one in zip(offer[1::2], offer[::2], strict=True)]
+            quotas = Counter(place for *_, place in sorted(due)[:limit])
+        answers = await together(
+            [self._session.run("claim", places[one][0], *window, quota, *mark, places[one][1]) for one, quota in quotas.items()]
+        )
+        return [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         parts = ((claim.schedule.id.encode(), records.pack_token(claim.token)) for claim in claims)
@@ -334,5 +319,5 @@ def _ids(answers: Iterable[list[bytes]]) -> frozenset[str]:
     return frozenset(schedule_id.decode() for answer in answers for schedule_id in answer)
 
 
-def _each(ids: Iterable[bytes]) -> Iterator[Part]:
-    return ((schedule_id,) for schedule_id in ids)
+def _each(ids: Iterable[str]) -> Iterator[Part]:
+    return ((schedule_id.encode(),) for schedule_id in ids)
