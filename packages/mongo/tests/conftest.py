@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from taskiq_sources_conformance.servers import url_or_skip
+from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
 
 
 class MotorPerLoop:
@@ -39,25 +40,47 @@ class MotorPerLoop:
 
 @dataclass
 class Place:
-    """A server, by one of the drivers, and a database on it that is dropped in the end."""
+    """A server, by one of the drivers, and a database on it that is emptied in the end.
 
+    Attributes:
+        backend: Which server and driver: ``mongo``, with ``_motor`` and with ``_standalone`` behind it or without.
+    """
+
+    backend: str
     url: str
-    motor: bool = False
     database: str = field(default_factory=lambda: f"t{secrets.token_hex(6)}")
     clients: list[MotorPerLoop] = field(default_factory=list)
 
     def arguments(self) -> dict[str, Any]:
         """What a new store or source is told: the URL, or for Motor a client of its own."""
-        if not self.motor:
+        if "motor" not in self.backend:
             return {"url": self.url, "database": self.database}
         self.clients.append(MotorPerLoop(self.url))
         return {"client": self.clients[-1], "database": self.database}
+
+    def store(self) -> MongoStore:
+        """A new store, unopened."""
+        return (StandaloneMongoStore if "standalone" in self.backend else MongoStore)(**self.arguments())
+
+    def source(self, **options: Any) -> MongoScheduleSource:
+        """A new source, unopened."""
+        return MongoScheduleSource(**self.arguments(), **options)
 
     @contextlib.contextmanager
     def direct(self) -> Iterator[Any]:
         """The database, by a client that waits for answers."""
         with pymongo.MongoClient(self.url) as client:
             yield client[self.database]
+
+    def version(self) -> str:
+        """The version of the server."""
+        with self.direct() as database:
+            return str(database.command("buildInfo")["version"])
+
+    def make_schema_newer(self) -> None:
+        """Leave the database as a newer release would."""
+        with self.direct() as database:
+            database["taskiq_meta"].update_one({}, {"$set": {"version": 9999}})
 
     def cut_connections(self) -> None:
         """End all connections of this process to the server, as the server does when it stops."""
@@ -77,17 +100,11 @@ class Place:
                 database.drop_collection(name)
 
 
-@pytest.fixture(scope="session")
-def server_url() -> Callable[[str], str]:
-    """The URL of the session's server for a backend: of the replica set, unless the name says otherwise."""
-    return lambda backend: url_or_skip("mongo" if "standalone" in backend else "mongo_replica_set")
-
-
 @pytest.fixture
-def place(request: pytest.FixtureRequest, server_url: Callable[[str], str]) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Where a test's data is: for a class with a ``backend``, on its server and by its driver."""
     backend = getattr(request.cls, "backend", "mongo")
-    place = Place(server_url(backend), motor="motor" in backend)
+    place = Place(backend, url_or_skip("mongo" if "standalone" in backend else "mongo_replica_set"))
     yield place
     place.drop()
 

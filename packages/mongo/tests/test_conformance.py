@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from taskiq_sources_conformance import SourceConformance, StoreConformance, Unreachable
 from taskiq_sources_conformance.stock import StockLoopConformance
-from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
+from taskiq_sources_mongo import MongoStore
 
 
 class TestMongoStore(StoreConformance):
-    backend, make = "mongo", MongoStore
+    backend = "mongo"
 
     @pytest.fixture
-    def make_store(self, place: Any) -> Callable[[], MongoStore]:
+    def make_store(self, place: Any) -> Any:
         self.place = place
-        return lambda: self.make(**place.arguments())
+        return place.store
 
     @pytest.fixture
     def unreachable(self) -> Unreachable:
         return Unreachable(
-            MongoStore("mongodb://me:s3cr3t@127.0.0.1:9/orders?serverSelectionTimeoutMS=300"), ("127.0.0.1:9", "orders"), "s3cr3t"
+            MongoStore("mongodb://me:s3cr3t@127.0.0.1:9/db?serverSelectionTimeoutMS=300"), ("127.0.0.1:9", "db"), "s3cr3t"
         )
 
     async def server_version(self, store: Any) -> str:
-        with self.place.direct() as database:
-            return str(database.command("buildInfo")["version"])
+        return str(self.place.version())
 
     async def make_schema_newer(self, store: Any) -> None:
-        with self.place.direct() as database:
-            database["taskiq_meta"].update_one({}, {"$set": {"version": 9999}})
+        self.place.make_schema_newer()
 
     async def drop_connections(self, store: Any) -> None:
         self.place.cut_connections()
 
 
 class TestStandaloneStore(TestMongoStore):
-    backend, make = "mongo_standalone", StandaloneMongoStore
+    backend = "mongo_standalone"
 
 
 class TestMotorStore(TestMongoStore):
     backend = "mongo_motor"
 
 
-class TestMotorStandaloneStore(TestStandaloneStore):
+class TestMotorStandaloneStore(TestMongoStore):
     backend = "mongo_motor_standalone"
 
 
@@ -54,10 +51,9 @@ class TestMongoSource(SourceConformance):
     backend = "mongo"
 
     @pytest.fixture
-    def make_source(self, place: Any) -> Callable[..., MongoScheduleSource]:
-        return lambda **options: MongoScheduleSource(**place.arguments(), **options)
+    def make_source(self, place: Any) -> Any:
+        return place.source
 
 
 class TestMongoUnderTheStockLoop(StockLoopConformance):
-    backend = "mongo"
-    make_source = TestMongoSource.make_source
+    backend, make_source = "mongo", TestMongoSource.make_source

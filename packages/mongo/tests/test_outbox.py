@@ -38,7 +38,7 @@ class Died(BaseException):
 
 @pytest.fixture
 async def store(place: Any) -> AsyncIterator[MongoStore]:
-    store = MongoStore(**place.arguments())
+    store = place.store()
     await store.open()
     yield store
     await store.close()
@@ -46,7 +46,7 @@ async def store(place: Any) -> AsyncIterator[MongoStore]:
 
 @pytest.fixture
 async def other(place: Any, store: MongoStore) -> AsyncIterator[MongoStore]:
-    other = MongoStore(**place.arguments())
+    other = place.store()
     await other.open()
     yield other
     await other.close()
@@ -152,7 +152,7 @@ async def test_opening_sees_to_what_is_left_behind(
 ) -> None:
     await _leave_in_outbox(store, monkeypatch, await put_and_take(store), finished=True)
     assert _remains(place) == {"a": ["a@1"]}
-    third = MongoStore(**place.arguments())
+    third = place.store()
     await third.open()
 
     assert _remains(place) == {}
@@ -301,7 +301,7 @@ async def test_many_processes_leave_and_find_history(
     place: Any, monkeypatch: pytest.MonkeyPatch, left_behind_at_once: None
 ) -> None:
     """Settles, readers that move everything at once, deletes and new schedules of the same ids: every row is there in the end."""
-    stores = [MongoStore(**place.arguments()) for _ in range(4)]
+    stores = [place.store() for _ in range(4)]
     for one in stores:
         await one.open()
     expected: set[str] = set()

@@ -33,7 +33,7 @@ def anyio_backend() -> str:
 @pytest.fixture
 async def store(place: Any) -> Any:
     """A store with many schedules of which few are due, few are set aside, and few are special; and with much history."""
-    store = MongoStore(**place.arguments())
+    store = place.store()
     await store.open()
     later = [
         schedule(f"{number:05}", next_run_at=at(60 + number), owner="many", task_name="tasks:many") for number in range(_MANY)
