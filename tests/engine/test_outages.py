@@ -20,7 +20,7 @@ from taskiq_sources_conformance.servers import Server, ServerUnavailable, start_
 pytestmark = pytest.mark.anyio
 
 #: Longer than any outage in here. A store that is away for longer than a lease cannot keep a claim, of course.
-LEASE = 20.0
+LEASE = 30.0
 NUMBER = 200
 SLOW = {"lease": LEASE, "ack": 0.1, "scheduler": {"max_concurrent_sends": 10}}
 

@@ -1,0 +1,184 @@
+"""Benchmarks of the engine, beside what bounds it in the same run: the bare ``kiq`` of the same broker."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from common import NullBroker, Place, burst_of, child, fill, new_place
+from taskiq import AsyncBroker
+
+from taskiq_sources import DurableScheduler, ScheduledTask, ScheduleSource
+from taskiq_sources.models import ScheduleQuery
+
+BURST = 5_000
+ROUNDS = 5
+
+
+async def bare_rate(kiq: Callable[..., Awaitable[Any]], number: int, concurrent: int = 1) -> float:
+    """Return how many messages a second `kiq` takes, with so many callers at once."""
+
+    async def call(numbers: range) -> None:
+        for index in numbers:
+            await kiq(index, "two", three=3)
+
+    begin = time.perf_counter()
+    await asyncio.gather(*(call(range(start, number, concurrent)) for start in range(concurrent)))
+    return number / (time.perf_counter() - begin)
+
+
+async def burst_rate(place: Place, broker: AsyncBroker, sent: list[float], number: int) -> float:
+    """Return how many occurrences a second are sent and settled, from the first send to the last settle."""
+    source = place.make()
+    await source.startup()
+    begin = len(sent)
+    await burst_of(source, number, await source.clock.now() + timedelta(seconds=4))
+    scheduler = DurableScheduler(broker, [place.make()])
+    async with scheduler:
+        while len(sent) < begin + number or scheduler.health().sources[0].held:
+            await asyncio.sleep(0.002)
+        took = time.perf_counter() - sent[begin]
+    await source.shutdown()
+    return number / took
+
+
+async def burst(backend: str, directory: Path) -> str:
+    """One-offs due at one instant into a broker that does nothing, history on, against as many bare ``kiq``."""
+    broker = NullBroker()
+
+    @broker.task("bench:task")
+    async def task(*_args: Any, **_kwargs: Any) -> None: ...
+
+    rates, bare = [], []
+    for _ in range(ROUNDS):
+        before = await bare_rate(task.kiq, BURST)
+        rates.append(await burst_rate(new_place(backend, directory), broker, broker.sent, BURST))
+        bare.append((before + await bare_rate(task.kiq, BURST)) / 2)
+    ratio = statistics.median(rate / base for rate, base in zip(rates, bare, strict=True))
+    return f"burst of {BURST:,} one-offs, no-op broker: {statistics.median(rates):,.0f}/s = {ratio:.2f} x bare kiq"
+
+
+async def stream(backend: str, directory: Path) -> str:
+    """The same into taskiq-redis' stream broker, against its bare ``kiq`` from 100 callers at once, as many as the engine's."""
+    from taskiq_redis import RedisStreamBroker
+
+    from taskiq_sources_conformance.servers import url_of
+
+    class Noting(RedisStreamBroker):
+        sent: list[float] = []  # noqa: RUF012 - one broker a run
+
+        async def kick(self, message: Any) -> None:
+            await super().kick(message)
+            self.sent.append(time.perf_counter())
+
+    rates, bare = [], []
+    for number in range(3):
+        broker = Noting(url_of("redis"), queue_name=f"bench-{number}")
+        broker.sent = []
+
+        @broker.task("bench:task")
+        async def task(*_args: Any, **_kwargs: Any) -> None: ...
+
+        await broker.startup()
+        bare.append(await bare_rate(task.kiq, BURST, 100))
+        broker.sent.clear()
+        rates.append(await burst_rate(new_place(backend, directory), broker, broker.sent, BURST))
+        await broker.shutdown()
+    ratio = statistics.median(rate / base for rate, base in zip(rates, bare, strict=True))
+    return f"burst into taskiq-redis' stream broker: {statistics.median(rates):,.0f}/s = {ratio:.2f} x bare kiq of 100 callers"
+
+
+async def pick_up(backend: str, directory: Path, number: int = 200) -> str:
+    """From adding a schedule that is due at once, in another process than the scheduler's, to its send."""
+    place = new_place(backend, directory)
+    source = place.make()
+    await source.startup()
+    added = []
+    with child(place) as scheduler:
+        await asyncio.sleep(1)
+        for index in range(number):
+            added.append(time.perf_counter())
+            await source.add_schedule(_one_off(index, time=await source.clock.now()))
+            await asyncio.sleep(0.03)
+        await _until_empty(source)
+        sent = scheduler.stopped()["times"]
+    await source.shutdown()
+    return f"pick-up of a schedule added by another process for now: {_spread(added, sent)}"
+
+
+async def lag(backend: str, directory: Path, number: int = 100) -> str:
+    """From the instant that a one-off is due to its send, by an idle scheduler."""
+    place = new_place(backend, directory)
+    source = place.make()
+    await source.startup()
+    start = await source.clock.now() + timedelta(seconds=3)
+    zero = time.perf_counter() - (await source.clock.now() - start).total_seconds()
+    steps = [timedelta(milliseconds=97 * index) for index in range(number)]
+    await source.add_schedules(_one_off(index, time=start + step) for index, step in enumerate(steps))
+    with child(place) as scheduler:
+        await asyncio.sleep(3 + steps[-1].total_seconds())
+        await _until_empty(source)
+        sent = scheduler.stopped()["times"]
+    await source.shutdown()
+    return f"lag of an idle scheduler: {_spread([zero + step.total_seconds() for step in steps], sent)}"
+
+
+async def idle(backend: str, directory: Path, stored: int, seconds: float = 30.0) -> str:
+    """CPU and memory of a scheduler with so many schedules that are not due, and with 10."""
+    figures = []
+    for number in (10, stored):
+        place = new_place(backend, directory)
+        source = place.make()
+        await source.startup()
+        await fill(source, number)
+        with child(place) as scheduler:
+            await asyncio.sleep(3)
+            before = scheduler.cpu()
+            await asyncio.sleep(seconds)
+            figures.append(((scheduler.cpu() - before) / seconds, scheduler.memory()))
+            scheduler.stopped()
+        await source.shutdown()
+    (_, memory_of_few), (cpu, memory) = figures
+    return f"idle with {stored:,} not due: {cpu:.2%} of a core, {memory - memory_of_few:+.1f} MiB against 10 of them"
+
+
+async def pair(backend: str, directory: Path, number: int = 20_000) -> str:
+    """Two schedulers on one store against one, when the broker takes 2 ms a message."""
+    rates = []
+    for schedulers in (1, 2, 1, 2):
+        place = new_place(backend, directory)
+        source = place.make()
+        await source.startup()
+        await burst_of(source, number, await source.clock.now() + timedelta(seconds=number / 2_000))
+        with child(place, takes=0.002) as first, child(place, takes=0.002) as second:
+            others = [second]
+            if schedulers == 1:
+                others.pop().stopped()
+            await _until_empty(source)
+            end = time.perf_counter()
+            results = [one.stopped() for one in (first, *others)]
+        await source.shutdown()
+        assert sum(result["sent"] for result in results) == number
+        rates.append(number / (end - min(result["times"][0] for result in results if result["sent"])))
+    one, two = (rates[0] + rates[2]) / 2, (rates[1] + rates[3]) / 2
+    return f"broker of 2 ms a message: one scheduler {one:,.0f}/s, two {two:,.0f}/s = {two / one:.2f} x"
+
+
+def _one_off(index: int, **fields: Any) -> ScheduledTask:
+    return ScheduledTask(task_name="t", labels={}, args=[], kwargs={}, schedule_id=f"one-{index:05}", **fields)
+
+
+async def _until_empty(source: ScheduleSource) -> None:
+    while await source.store.page(ScheduleQuery(), limit=1):
+        await asyncio.sleep(0.005)
+
+
+def _spread(begun: list[float], ended: list[float]) -> str:
+    assert len(begun) == len(ended), (len(begun), len(ended))
+    took = sorted(end - begin for begin, end in zip(begun, ended, strict=True))
+    return f"median {statistics.median(took) * 1000:.1f} ms, p99 {took[int(len(took) * 0.99) - 1] * 1000:.1f} ms"
