@@ -16,6 +16,7 @@ import pymongo
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
+from taskiq_sources_conformance import Unreachable
 from taskiq_sources_conformance.servers import url_or_skip
 from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
 
@@ -65,6 +66,11 @@ class Place:
     def source(self, **options: Any) -> MongoScheduleSource:
         """A new source, unopened."""
         return MongoScheduleSource(**self.arguments(), **options)
+
+    def unreachable(self) -> Unreachable:
+        """A store at whose address nobody answers."""
+        store = MongoStore("mongodb://me:s3cr3t@127.0.0.1:9/orders?serverSelectionTimeoutMS=300")
+        return Unreachable(store, ("127.0.0.1:9", "orders"), "s3cr3t")
 
     @contextlib.contextmanager
     def direct(self) -> Iterator[Any]:

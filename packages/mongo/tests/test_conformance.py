@@ -1,32 +1,24 @@
 """The MongoDB stores and the source against every rule of the contract: with and without a replica set, by both drivers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
 
-from taskiq_sources_conformance import SourceConformance, StoreConformance, Unreachable
+from taskiq_sources_conformance import SourceConformance, StoreConformance
 from taskiq_sources_conformance.stock import StockLoopConformance
-from taskiq_sources_mongo import MongoStore
 
 
 class TestMongoStore(StoreConformance):
     backend = "mongo"
+    unreachable = pytest.fixture(lambda _self, place: place.unreachable())
 
     @pytest.fixture
     def make_store(self, place: Any) -> Any:
         self.place = place
         return place.store
 
-    @pytest.fixture
-    def unreachable(self) -> Unreachable:
-        return Unreachable(
-            MongoStore("mongodb://me:s3cr3t@127.0.0.1:9/db?serverSelectionTimeoutMS=300"), ("127.0.0.1:9", "db"), "s3cr3t"
-        )
-
-    async def server_version(self, store: Any) -> str:
-        return str(self.place.version())
+    async def server_version(self, store: Any) -> Any:
+        return self.place.version()
 
     async def make_schema_newer(self, store: Any) -> None:
         self.place.make_schema_newer()
@@ -47,13 +39,6 @@ class TestMotorStandaloneStore(TestMongoStore):
     backend = "mongo_motor_standalone"
 
 
-class TestMongoSource(SourceConformance):
+class TestMongoSource(SourceConformance, StockLoopConformance):
     backend = "mongo"
-
-    @pytest.fixture
-    def make_source(self, place: Any) -> Any:
-        return place.source
-
-
-class TestMongoUnderTheStockLoop(StockLoopConformance):
-    backend, make_source = "mongo", TestMongoSource.make_source
+    make_source = pytest.fixture(lambda _self, place: place.source)

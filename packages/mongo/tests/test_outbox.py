@@ -182,6 +182,37 @@ async def test_a_row_merged_late_does_not_replace_a_newer_one(
     assert [(row.status, row.attempt) for row in await store.runs(RunQuery(), limit=9)] == [("sent", 2)]
 
 
+async def test_a_row_merged_late_does_not_replace_one_that_was_inserted(
+    store: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one that was left behind replace a newer one whose settle found no row to merge with."""
+    left = {"next_run_at": at(-1), "runs": (run("a@1", status="failed"),)}
+    await _leave_in_outbox(store, monkeypatch, await put_and_take(store), **left)
+    await store.settle([outcome(await take_one(store), runs=(run("a@1", status="sent"),))])
+
+    assert [row.status for row in await store.runs(RunQuery(), limit=9)] == ["sent"]
+
+
+async def test_rows_that_are_known_are_replaced_and_new_ones_written(store: MongoStore) -> None:
+    """Of the rows of one settle, some may be of occurrences that failed before, and one may come twice: the last one counts."""
+    await store.put([schedule("a"), schedule("b")])
+    failed = [
+        outcome(claim, next_run_at=at(-1), runs=(run(f"{claim.schedule.id}@1", status="failed"),)) for claim in await take(store)
+    ]
+    await store.settle(failed)
+    sent = [
+        outcome(
+            claim,
+            runs=tuple(run(f"{claim.schedule.id}@{number}", attempt=attempt) for attempt, number in ((1, 1), (1, 2), (2, 2))),
+        )
+        for claim in await take(store)
+    ]
+    await store.settle(sent)
+
+    rows = {row.occurrence_id: (row.status, row.attempt) for row in await store.runs(RunQuery(), limit=9)}
+    assert rows == {"a@1": ("sent", 1), "a@2": ("sent", 2), "b@1": ("sent", 1), "b@2": ("sent", 2)}
+
+
 async def test_a_finished_schedule_with_an_older_entry_keeps_it(
     place: Any, store: MongoStore, monkeypatch: pytest.MonkeyPatch, left_behind_at_once: None
 ) -> None:
@@ -342,7 +373,7 @@ def _outcome(claim: Claim, **fields: Any) -> Any:
 async def _leave_in_outbox(store: MongoStore, monkeypatch: pytest.MonkeyPatch, claim: Claim, **fields: Any) -> None:
     """Settle a claim, as a process does that dies right afterwards."""
     with monkeypatch.context() as patch:
-        patch.setattr(outbox.Outbox, "merge", _nothing)
+        patch.setattr(outbox.Outbox, "insert", _nothing)
         patch.setattr(outbox.Outbox, "clear", _nothing)
         assert await store.settle([_outcome(claim, **fields)]) == frozenset()
 
