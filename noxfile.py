@@ -1,6 +1,7 @@
 """Everything that is checked, built or run in this workspace: ``pip install nox && nox``.
 
-Without arguments: lint, typing, and the tests on every Python and taskiq version found here. ``nox -l`` lists the rest.
+Without arguments: lint, typing, the tests on every Python and taskiq version found here, and those against real servers, with the
+proofs of the engine. ``nox -l`` lists the rest.
 Distributions are found by their folder (``packages/*`` and ``shared_tests``): a new backend needs no change in here.
 """
 
@@ -19,7 +20,7 @@ from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "typing", "tests", "backends"]
+nox.options.sessions = ["lint", "typing", "tests", "backends", "engine", "faststream"]
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 TASKIQ = ["0.12.2", "0.12.6", "0.13.0"]
@@ -106,14 +107,22 @@ def backends(session: nox.Session) -> None:
     session.run(*PYTEST, *(session.posargs or served()))
 
 
-# -- on request ------------------------------------------------------------------------------------------------------------------
+@nox.session
+def engine(session: nox.Session) -> None:
+    """The engine with real schedulers on every backend: killed, paused, cut off from broker and store. Arguments go to pytest."""
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
+    session.run(*PYTEST, *(session.posargs or ["tests/engine"]))
 
 
 @nox.session
-def engine(session: nox.Session) -> None:
-    """The engine with real schedulers, which are killed, stopped and starved on every backend. Minutes; wants a quiet machine."""
-    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
-    session.run(*PYTEST, *(session.posargs or ["tests/engine"]))
+def faststream(session: nox.Session) -> None:
+    """The engine under taskiq-faststream's scheduler, which needs an older taskiq: an environment of its own."""
+    session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"), "taskiq-faststream>=0.4.1", "faststream[redis]")
+    session.run("python", "-c", "import taskiq_faststream")  # without it the test would be skipped
+    session.run(*PYTEST, "-n", "0", *(session.posargs or ["tests/engine/test_faststream.py"]))
+
+
+# -- on request ------------------------------------------------------------------------------------------------------------------
 
 
 @nox.session
