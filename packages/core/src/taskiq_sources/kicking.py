@@ -33,19 +33,19 @@ class _DispatchKicker(AsyncKicker[..., Any]):
         self._task_id = self.custom_task_id = dispatch.task_id
 
     def _prepare_message(self, *args: Any, **kwargs: Any) -> TaskiqMessage:
-        texts: dict[str, str] = {}
-        types: dict[str, int] = {}
+        labels: dict[str, Any] = self.labels
+        types = dict.fromkeys(labels, _TEXT)
         for name, value in self.labels.items():
-            if type(value) is str:
-                texts[name], types[name] = value, _TEXT
-            else:
-                texts[name], types[name] = prepare_label(value)
-        if "types_of_exceptions" in texts:  # which some releases of taskiq leave out
+            if type(value) is not str:
+                if labels is self.labels:
+                    labels = labels.copy()
+                labels[name], types[name] = prepare_label(value)
+        if "types_of_exceptions" in types:  # which some releases of taskiq leave out
             return super()._prepare_message(*args, **kwargs)
         return TaskiqMessage(
             task_id=self._task_id,
             task_name=self.task_name,
-            labels=texts,
+            labels=labels,
             labels_types=types,
             args=list(args),
             kwargs=kwargs,
