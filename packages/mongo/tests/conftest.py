@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from taskiq_sources_conformance import Unreachable
 from taskiq_sources_conformance.servers import url_or_skip
 from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
+
+#: So many documents are sooner taken out than their collection and its indexes are made anew.
+_FEW = 300
 
 
 class MotorPerLoop:
@@ -97,22 +101,55 @@ class Place:
                 if connection.getpeername()[1:] == (port,):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def drop(self) -> None:
-        """Leave nothing behind."""
+    def close(self) -> None:
+        """Close the clients."""
         for client in self.clients:
             client.close()
+
+    def clear(self) -> bool:
+        """Take the documents out, if they are few, and tell whether they are."""
         with self.direct() as database:
-            for name in database.list_collection_names():  # a replica set takes 0.1 s to drop a database, and 0.01 s to empty it
+            collections = [database[name] for name in database.list_collection_names()]
+            few = all(collection.estimated_document_count() <= _FEW for collection in collections)
+            for collection in collections if few else []:
+                collection.delete_many({})
+        return few
+
+    def drop(self) -> None:
+        """Leave nothing behind."""
+        with self.direct() as database:
+            for name in database.list_collection_names():  # a replica set takes 0.1 s to drop a database, and 0.01 s to do this
                 database.drop_collection(name)
 
 
+@pytest.fixture(scope="session")
+def used_places() -> Iterator[list[Place]]:
+    """Databases that are empty again, but have their collections and indexes, which take longer to make than most tests."""
+    places: list[Place] = []
+    yield places
+    for place in places:
+        place.drop()
+
+
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> Iterator[Place]:
-    """Where a test's data is: for a class with a ``backend``, on its server and by its driver."""
+def place(request: pytest.FixtureRequest, used_places: list[Place]) -> Iterator[Place]:
+    """Where a test's data is: for a class with a ``backend``, on its server and by its driver.
+
+    The rules of the contract are given databases again that others have used, unless they are about what opening makes.
+    """
     backend = getattr(request.cls, "backend", "mongo")
     place = Place(backend, url_or_skip("mongo" if "standalone" in backend else "mongo_replica_set"))
+    again = hasattr(request.cls, "backend") and not re.search("open|schema", request.node.name)
+    used = next((one for one in used_places if one.url == place.url), None) if again else None
+    if used is not None:
+        used_places.remove(used)
+        place.database = used.database
     yield place
-    place.drop()
+    place.close()
+    if again and place.clear():
+        used_places.append(place)
+    else:
+        place.drop()
 
 
 @pytest.fixture(scope="module")

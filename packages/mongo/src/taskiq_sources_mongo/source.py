@@ -17,7 +17,8 @@ class MongoScheduleSource(ScheduleSource):
 
     Args:
         url: ``mongodb://user:password@host:27017/database`` or ``mongodb+srv://…``, with any option that PyMongo takes.
-        client: A ``pymongo.AsyncMongoClient`` or Motor's ``AsyncIOMotorClient`` to use instead of a URL. It stays open.
+        client: A ``pymongo.AsyncMongoClient`` or Motor's ``AsyncIOMotorClient`` to use instead of a URL. It stays open, and
+            belongs to the event loop that it was used in first, and the source with it.
         database: Name of the database; None for the one in the URL, or ``taskiq``.
         prefix: How the names of the collections begin, so that several applications can share a database.
         push: Whether other processes tell at once of what they change, by a change stream, which a replica set (or a sharded
