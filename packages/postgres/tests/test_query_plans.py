@@ -128,7 +128,7 @@ async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
         return row[0], row[1]
 
     async def claim_and_count(connection: Any) -> tuple[int, int]:
-        sql, arguments = store._statements.bind("claim_ids", {**rows.instants(_LEASE), "ids": scattered, "limit": 200})
+        sql, arguments = store.bind("claim_ids", {**rows.instants(_LEASE), "ids": scattered, "limit": 200})
         async with connection.transaction():
             before = await updates(connection)
             await connection.fetch(sql, *arguments)
@@ -177,7 +177,7 @@ def _schedule(number: int) -> Any:
 
 async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> Any:
     """Run a statement, undo it, and return its plan with the number of rows of each step."""
-    sql, arguments = store._statements.bind(name, {"channel": "test", **rows.instants(values)}, conditions)
+    sql, arguments = store.bind(name, rows.instants(values), conditions)
 
     async def work(connection: Any) -> dict[str, Any]:
         transaction = connection.transaction()

@@ -21,7 +21,7 @@ from taskiq_sources_postgres.schema import MIGRATIONS
 
 #: Room for claims in every page. Without it, as SQLAlchemy before 2.1 would have it, they are dearer; see the README.
 _ROOMY: dict[str, Any] = (
-    {"postgresql_with": {"fillfactor": 70}} if "with" in (dict(PGDialect.construct_arguments or ()).get(Table) or {}) else {}
+    {"postgresql_with": {"fillfactor": 50}} if "with" in (dict(PGDialect.construct_arguments or ()).get(Table) or {}) else {}
 )
 
 

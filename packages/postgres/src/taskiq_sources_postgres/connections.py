@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 _MAX_UNDONE = 20  # times that a call of which nothing was done is done again: all connections of a pool may have ended
 _CHECK_INTERVAL = 30.0  # seconds; that a firewall dropped a connection is told by nobody
+#: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
+#: planner so whenever many schedules have just been added or have just fallen due.
+_PLANNING = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
 
 
@@ -71,6 +74,7 @@ class Database:
             timeout=settings.connect_timeout,
             statement_cache_size=settings.statement_cache_size,
             connection_class=_UncleanedConnection,
+            server_settings=_PLANNING if settings.statement_cache_size else None,  # a PgBouncer takes none
         )
         self._listeners: dict[Connection, asyncio.Event] = {}
         self._releasing: set[asyncio.Future[None]] = set()

@@ -5,10 +5,11 @@ What a call does is in ``sql/queries.sql``, one statement each; how it gets ther
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import asyncpg
 
@@ -22,6 +23,11 @@ from taskiq_sources_postgres.connections import Connection, Database, Pool, Sett
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
+
+_QUERIES: Final = read_sql(PACKAGE, "sql/queries.sql")
+
+#: The lists that are passed as text.
+_LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 
 #: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
 _FIRST_WINDOWS = (1, 500)
@@ -73,7 +79,7 @@ class PostgresStore(SQLStore[Database]):
         if max_connections < 1:
             raise ScheduleValidationError("max_connections", max_connections, "use at least 1")
         self._names = Names(schema, prefix)
-        self._statements = Statements(self._names.fill(read_sql(PACKAGE, "sql/queries.sql")), marker="$")
+        self._statements = Statements(self._names.fill(_QUERIES), marker="$")
         self._pool = pool
         self._settings = Settings(
             where="PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn),
@@ -109,12 +115,19 @@ class PostgresStore(SQLStore[Database]):
         *,
         repeatable: bool = False,
     ) -> list[asyncpg.Record]:
-        sql, arguments = self._statements.bind(operation, {"channel": self._names.channel, **values}, conditions)
+        sql, arguments = self.bind(operation, values, conditions)
 
         async def work(connection: Connection) -> list[asyncpg.Record]:
             return await connection.fetch(sql, *arguments, timeout=self._settings.command_timeout)
 
         return await self._session.call(work, repeatable=repeatable)
+
+    def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
+        """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
+        literals = {
+            name: _array_literal(value) for name, value in values.items() if name in _LITERALS and isinstance(value, list)
+        }
+        return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, conditions)
 
     async def now(self) -> datetime:
         [row] = await self._run("now", {}, repeatable=True)
@@ -131,6 +144,10 @@ class PostgresStore(SQLStore[Database]):
     async def watch(self) -> AsyncIterator[None]:
         async for _ in self._session.notifications(self._names.channel):
             yield
+
+
+def _array_literal(column: list[float | None]) -> str:
+    return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
 
 
 class PgBouncerStore(PostgresStore):
