@@ -1,7 +1,7 @@
 """Writes the parts of the documentation that are taken from the code: ``python docs/generate.py``.
 
 - ``README.md``: the table of backends, between two marker comments, from the declared capabilities of every installed backend;
-- ``docs/reference.md``: all public names with the first line of their docstrings.
+- ``docs/reference.md``: all public names, from their docstrings: the first line, arguments and attributes.
 
 ``tests/test_docs.py`` fails when either of them is not what this script would write.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +30,8 @@ BEGIN = "<!-- backends: written by docs/generate.py -->"
 END = "<!-- /backends -->"
 
 INTRODUCTION = """\
-All names that `taskiq_sources` exports, with the first line of their docstrings. The rest of each docstring is in the linked
-module, and in `help()`. This page is written by `docs/generate.py`."""
+All names that `taskiq_sources` exports: what they are, their arguments with defaults, attributes and methods. The rest of each
+docstring is in the linked module, and in `help()`. This page is written by `docs/generate.py`."""
 
 #: Column titles, and the fields of `Capabilities` they show.
 COLUMNS = {"several processes": "shared", "survives a restart": "durable", "push between processes": "push"}
@@ -116,7 +118,30 @@ def reference() -> str:
 def class_section(name: str, value: type) -> str:
     text = f"### {name}\n\n{first_line(value)} ([{value.__module__}]({source_path(value)}))"
     members = {member: found for member in sorted(dir(value)) if (found := documented_member(value, member)) is not None}
-    return f"{text}\n\n{listing(members)}" if members else text
+    parts = [text, *(fields_table(value, section) for section in ("Args", "Attributes")), listing(members)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def fields_table(value: type, section: str) -> str:
+    """Return a section of a docstring as a table, with the defaults of the signature; empty if there is no such section."""
+    body = re.search(rf"^{section}:\n((?:    .*\n|\n)+)", f"{inspect.getdoc(value)}\n", re.MULTILINE)
+    if body is None:
+        return ""
+    entries = re.findall(r"^    (\**\w+): ((?:.+\n|\n(?=     ))(?:      .*\n|\n(?=     ))*)", body[1], re.MULTILINE)
+    parameters = inspect.signature(value).parameters
+    rows = []
+    for name, text in entries:
+        default = getattr(parameters.get(name.lstrip("*")), "default", inspect.Parameter.empty)
+        shown = "" if default is inspect.Parameter.empty else f"`{default_of(default)}`"
+        rows.append(f"| `{name}` | {shown} | {' '.join(text.split()).replace('|', chr(92) + '|')} |")
+    return "\n".join(["| name | default | meaning |", "|---|---|---|", *rows])
+
+
+def default_of(value: object) -> str:
+    """Return a default for people to read."""
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g} s"
+    return getattr(value, "__name__", repr(value)).replace("|", r"\|")
 
 
 def documented_member(value: type, member: str) -> object | None:
