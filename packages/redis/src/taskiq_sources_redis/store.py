@@ -184,9 +184,9 @@ class RedisStore(SessionStore[Server]):
         mark = (to_ms(until), records.pack_lease(token, until, name), name)
         taken: list[StoredSchedule] = []
         while (wanted := min(limit - len(taken), BATCH)) > 0:
-            more = await self._take(window, wanted, mark, ids)
+            more, offered = await self._take(window, wanted, mark, ids)
             taken += more
-            if len(more) < wanted:
+            if len(more) == offered < wanted:  # where others were faster with what was offered, there may be something else
                 break
         if ids is not None or len(self._shards.keys) > 1:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))
@@ -194,8 +194,12 @@ class RedisStore(SessionStore[Server]):
 
     async def _take(
         self, window: tuple[int, int], limit: int, mark: tuple[int, bytes, bytes], ids: Collection[str] | None
-    ) -> list[StoredSchedule]:
-        """Claim the oldest of all, or of `ids`; with several shards after a look at how many of them are in each."""
+    ) -> tuple[list[StoredSchedule], int]:
+        """Claim the oldest of all, or of `ids`; with several shards after a look at how many of them are in each.
+
+        Returns:
+            What was claimed, and how much there was to claim, up to `limit`.
+        """
         if ids is None:
             places = [(keys, b"") for keys in self._shards.keys]
         else:
@@ -209,7 +213,8 @@ class RedisStore(SessionStore[Server]):
         answers = await together(
             [self._session.run("claim", places[one][0], *window, quota, *mark, places[one][1]) for one, quota in quotas.items()]
         )
-        return [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
+        taken = [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
+        return taken, sum(quotas.values()) if len(places) > 1 else len(taken)
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         parts = ((claim.schedule.id.encode(), records.pack_token(claim.token)) for claim in claims)
