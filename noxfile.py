@@ -34,9 +34,6 @@ WITHOUT_TASKIQ = ["packages/core/tests/triggers", "shared_tests/tests"]
 #: What needs no server: on every Python and with every taskiq.
 SERVERLESS = ["packages/core", "packages/sqlite", "tests", "shared_tests", "--ignore=tests/engine"]
 
-#: Backends whose suite does not pass everywhere yet (Motor: claims from several threads): nox -s backends -- packages/mongo
-UNFINISHED = {"mongo"}
-
 #: Tests of the servers that the session `backends` starts.
 OF_SERVERS = "shared_tests/tests/test_servers.py"
 
@@ -204,7 +201,7 @@ def dev(session: nox.Session) -> None:
 
 def served() -> list[str]:
     """Return the tests of the backends that need a server, and of the servers."""
-    return [*(f"packages/{name}" for name in BACKENDS if name not in {"sqlite", *UNFINISHED}), OF_SERVERS]
+    return [*(f"packages/{name}" for name in BACKENDS if name != "sqlite"), OF_SERVERS]
 
 
 def group(name: str) -> list[str]:
