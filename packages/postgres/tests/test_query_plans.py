@@ -98,6 +98,21 @@ async def test_no_look_up_reads_a_whole_table(
     assert max(_touched(plan)) <= 4 * _IN_FLIGHT
 
 
+async def test_a_burst_is_looked_up_too_before_anybody_has_counted_it(place: Any) -> None:
+    """Of a table without statistics, claims read no more than they take, and settles no more than they are given."""
+    store = PostgresStore(place.dsn, prefix=place.prefix, max_connections=1)
+    await store.open()
+    await store.put([_schedule(number) for number in range(5_000)])
+    claims = await take(store, limit=_IN_FLIGHT)
+    values = rows.outcome_columns([outcome(claim, runs=(run(claim.schedule.id),)) for claim in claims])
+
+    for name, given in {"settle": values, "claim": {**_LEASE, "limit": 100}}.items():
+        plan = await _explain(store, "auto", name, given, ())
+        assert _scans(plan) == [], name
+        assert max(_touched(plan)) <= 2 * _IN_FLIGHT, name
+    await store.close()
+
+
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_settles_and_renewals_look_up_what_they_are_given(store: PostgresStore, mode: str) -> None:
     claims = await take(store, limit=100)

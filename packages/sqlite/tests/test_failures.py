@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -78,6 +79,16 @@ async def test_a_settle_that_fails_writes_neither_the_schedule_nor_its_history(s
 
     assert await read(store) == claim.schedule
     assert await store.settle([outcome(claim, finished=True, runs=(run(),))]) == frozenset()
+
+
+@pytest.mark.parametrize("token", ["", "x", "x-", "x-1", "x-99999999999999999999", "x-1.0", "x-\U0001f600"])
+async def test_a_token_of_nobody_is_lost_whatever_it_ends_with(store: SQLiteStore, token: str) -> None:
+    claim = await put_and_take(store)
+    forged = replace(claim, token=token)
+
+    assert await store.settle([outcome(forged, finished=True)]) == {"a"}
+    assert await store.renew([forged], until=at(600)) == frozenset()
+    assert await read(store) == claim.schedule
 
 
 async def test_a_file_that_was_deleted_is_an_error_and_not_a_new_beginning(store: SQLiteStore, path: Path) -> None:

@@ -157,8 +157,9 @@ WHERE rowid IN (
 RETURNING {columns}, token;
 
 -- name: leases
--- What decides whether a claim still counts. A token ends with the row, so that no index has to be searched.
-SELECT id, token, rowid, timing_revision FROM taskiq_sources_schedules WHERE rowid IN (SELECT value FROM json_each(:rows));
+-- What decides whether claims still count, in one row. A token ends with the row of its schedule, so that no index is searched.
+SELECT json_group_array(json_array(id, token, rowid, timing_revision)) FROM taskiq_sources_schedules
+WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: renew
 -- Let leases last until another instant.
@@ -174,17 +175,22 @@ WHERE rowid IN (SELECT value FROM json_each(:rows));
 DELETE FROM taskiq_sources_schedules WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: advance
--- Move a schedule on, and end its lease unless the claim goes on.
-UPDATE taskiq_sources_schedules SET
-    scheduled_for = :scheduled_for, next_run_at = :next_run_at, coalesced = :coalesced, attempt = :attempt,
-    run_count = :run_count, last_error = :last_error, quarantined = :quarantined,
-    claimant = CASE WHEN :release THEN NULL ELSE claimant END,
-    lease_until = CASE WHEN :release THEN NULL ELSE lease_until END,
-    token = CASE WHEN :release THEN NULL ELSE token END
-WHERE rowid = :row;
+-- Move schedules on, and end their leases unless the claims go on. The row of values is repeated for each.
+WITH moved (
+    at_row, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, release
+) AS (
+    VALUES (:row, :scheduled_for, :next_run_at, :coalesced, :attempt, :run_count, :last_error, :quarantined, :release)
+)
+UPDATE taskiq_sources_schedules AS stored SET
+    scheduled_for = moved.scheduled_for, next_run_at = moved.next_run_at, coalesced = moved.coalesced, attempt = moved.attempt,
+    run_count = moved.run_count, last_error = moved.last_error, quarantined = moved.quarantined,
+    claimant = CASE WHEN moved.release THEN NULL ELSE claimant END,
+    lease_until = CASE WHEN moved.release THEN NULL ELSE lease_until END,
+    token = CASE WHEN moved.release THEN NULL ELSE token END
+FROM moved WHERE stored.rowid = moved.at_row;
 
 -- name: record
--- Write a history row over an older one of the same occurrence.
+-- Write history rows over older ones of the same occurrences. The row of values is repeated for each.
 INSERT OR REPLACE INTO taskiq_sources_runs ({run_columns}) VALUES (
     :run_occurrence_id, :run_schedule_id, :run_task_name, :run_scheduled_for, :run_status, :run_recorded_at, :run_task_id,
     :run_attempt, :run_coalesced, :run_claimant, :run_error
