@@ -37,7 +37,9 @@ from taskiq_sources.tasking import end, event_or_timeout
 
 logger = logging.getLogger("taskiq_sources")
 
-_SHORTEST_WAIT = 0.001
+_SHORTEST_WAIT = 0.001  # seconds, like all that follow
+_SOON = 0.25  # what was claimed is to be sent within about this time: the rest is for other schedulers
+_GATHERING = 0.01  # for so long results are gathered, to be settled in one call
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
 
@@ -77,19 +79,22 @@ class Dispatcher:
         self.next_due: datetime | None = None
         self.lag = timedelta(0)
         self.overdue: timedelta = timedelta(0)
+        self._wake = asyncio.Event()
         self._senders = Senders(
             send,
             self.ledger,
             limit=settings.max_concurrent_sends,
             timeout=settings.send_timeout,
             done=self._sent,
+            running_low=self._wake.set,
         )
         self._results: deque[Held] = deque()
-        self._wake = asyncio.Event()
         self._results_wait = asyncio.Event()
+        self._enough = asyncio.Event()
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._batch = min(settings.max_concurrent_sends, settings.batch_size)
+        self._asked = 0.0  # when the last claims were asked for, on the event loop's clock
         pauses = settings.breaker_pause, settings.breaker_longest_pause
         self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
 
@@ -165,9 +170,9 @@ class Dispatcher:
         if taken:
             self.last_claim_at = now
             self.metrics.claimed(len(taken))
-            self._enqueue(taken, asked + self._desk.lease.total_seconds())
-        if len(taken) == room and self._room() > 0:
-            return 0
+            self._enqueue(taken, asked)
+        if len(taken) == room:
+            return 0 if self._room() > 0 else poll  # there may be more; what is waited for is room
         self.next_due = await self._store.next_due(now)
         if self.next_due is None:
             return poll
@@ -182,15 +187,19 @@ class Dispatcher:
             return 0
         if state == "half_open":
             return 0 if self.ledger else 1
-        if not self._senders:
-            # What was claimed last is being sent already: the broker is fast, so take more at a time.
-            self._batch = min(self._batch * 2, self._settings.batch_size)
-        elif len(self._senders) > self._batch // 2:
-            self._batch = max(self._batch // 2, min(self._settings.max_concurrent_sends, self._settings.batch_size))
-        unsettled = len(self._results)
-        return max(0, self._batch - len(self._senders)) if unsettled < 2 * self._settings.batch_size else 0
+        if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) > self._senders.low_mark:
+            return 0
+        return self._batch - len(self._senders)
 
-    def _enqueue(self, taken: list[Dispatch], lease_ends: float) -> None:
+    def _enqueue(self, taken: list[Dispatch], asked: float) -> None:
+        """Have these sent, and learn from how long the last ones took how many to take at a time."""
+        took, self._asked = asked - self._asked, asked
+        if took < _SOON:
+            self._batch = min(self._batch * 2, self._settings.batch_size)
+        elif took > 4 * _SOON and self._senders:
+            self._batch = max(self._batch // 2, min(self._settings.max_concurrent_sends, self._settings.batch_size))
+        lease_ends = asked + self._desk.lease.total_seconds()
+        self._senders.low_mark = self._batch // 2
         self._senders.put([self.ledger.add(dispatch, lease_ends) for dispatch in taken])
 
     # -- sending -------------------------------------------------------------------------------------------------------------
@@ -199,6 +208,8 @@ class Dispatcher:
         """Take note of what is to be settled, and judge the broker by it."""
         self._results.append(held)
         self._results_wait.set()
+        if len(self._results) >= self._settings.batch_size or not (self.ledger.sending or self._senders):
+            self._enough.set()
         if not held.started:
             return
         if held.error is None:
@@ -212,10 +223,16 @@ class Dispatcher:
     async def _settle_results(self) -> None:
         while True:
             await self._results_wait.wait()
+            if self.ledger.sending or self._senders:  # more is about to come, and many cost hardly more than one
+                self._enough.clear()
+                await event_or_timeout(self._enough, _GATHERING)
             self._results_wait.clear()
-            while self._results:
+            if self._results:
                 await self._settle_batch()
-            self._settled.set()
+            if self._results:
+                self._results_wait.set()
+            else:
+                self._settled.set()
 
     async def _settle_batch(self) -> None:
         now = await self._clock.now()

@@ -30,14 +30,26 @@ class Senders:
         limit: How many sends may run at the same time.
         timeout: After this long a send is cut off.
         done: Called with each that was sent, has failed, or may not be sent any more because its lease is over.
+        running_low: Called when no more than `low_mark` wait to be sent.
     """
 
-    def __init__(self, send: Send, ledger: Ledger, *, limit: int, timeout: timedelta, done: Callable[[Held], None]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        ledger: Ledger,
+        *,
+        limit: int,
+        timeout: timedelta,
+        done: Callable[[Held], None],
+        running_low: Callable[[], None],
+    ) -> None:
         self._send = send
         self._ledger = ledger
         self._limit = limit
         self._timeout = timeout.total_seconds()
         self._done = done
+        self._running_low = running_low
+        self.low_mark = 0
         self._queue: deque[Held] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._worker_begins = False
@@ -102,6 +114,8 @@ class Senders:
         pause_at = now + _SLICE
         while self._queue:
             held = self._queue.popleft()
+            if len(self._queue) == self.low_mark:
+                self._running_low()
             self._add_worker()
             if held.lost:
                 self._ledger.remove(held)
