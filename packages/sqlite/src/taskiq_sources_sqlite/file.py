@@ -17,6 +17,8 @@ from taskiq_sources_sqlite.schema import Synchronous, prepare
 
 T = TypeVar("T")
 
+_LOOK_ANYWAY = 20  # every so often changes are looked for although the operating system tells of none
+
 
 class File:
     """A file, and the connections to it.
@@ -66,17 +68,34 @@ class File:
         connection = await self._connect(create=False)
         self._watching.add(connection)
         try:
-            seen = None
+            seen: int | None = None
+            stamp: tuple[int, ...] | None = None
+            looks = 0
             while not self._closed.is_set():
-                version = await self._version(connection)
-                if version != seen:
-                    seen = version
-                    yield
+                before, stamp = stamp, self._stamp()
+                # A look costs as much as hundreds of these. One more than needed, because times of files go by the clock tick.
+                looks = 2 if stamp is None or stamp != before else looks - 1
+                if looks >= 0 or looks % _LOOK_ANYWAY == 0:
+                    version = await self._version(connection)
+                    if version != seen:
+                        seen = version
+                        yield
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._closed.wait(), interval)
         finally:
             self._watching.discard(connection)
             await connection.close()
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """Return what changes with each write, as far as the operating system tells; None if it does not."""
+        if os.name == "nt":  # where the time of a file that is open may be that of its opening
+            return None
+        with self._named_errors():
+            file = os.stat(self._path)
+        with suppress(FileNotFoundError):
+            log = os.stat(f"{self._path}-wal")
+            return file.st_ino, file.st_mtime_ns, log.st_ino, log.st_mtime_ns, log.st_size
+        return None
 
     async def _version(self, connection: Connection) -> int:
         with self._named_errors():
