@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -23,7 +23,7 @@ from taskiq_sources import (
     only_unique,
 )
 from taskiq_sources.memory import MemoryData
-from taskiq_sources.models import Run
+from taskiq_sources.models import Claim, Outcome, Run
 from taskiq_sources_conformance.virtual import ForeignSource, outage
 from taskiq_sources_conformance.virtual_loop import LoopClock, VirtualEventLoop
 
@@ -342,6 +342,22 @@ async def test_a_result_under_a_lost_lease_is_dropped(world: World) -> None:
     assert len(world.broker.sent) == 2
     assert len({message.task_id for _, message in world.broker.sent}) == 1
     assert [(run.status, run.attempt) for run in await world.runs()] == [("sent", 2)]
+
+
+async def test_what_is_being_sent_is_not_claimed_again_after_a_suspension(world: World) -> None:
+    """A process that was stopped for longer than its lease renews what nobody has taken over before it claims anything."""
+    await world.add(30, time=START)
+    world.broker.takes = 0.5
+    await world.scheduler(max_concurrent_sends=3, batch_size=20)
+    await asyncio.sleep(2.5)
+
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualEventLoop)
+    loop.suspend(35)
+    await asyncio.sleep(60)
+
+    assert sorted(world.broker.args()) == list(range(30))
+    assert [(run.status, run.attempt) for run in await world.runs()] == [("sent", 1)] * 30
 
 
 # -- stopping ----------------------------------------------------------------------------------------------------------------

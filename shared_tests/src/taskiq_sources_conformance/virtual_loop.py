@@ -56,6 +56,10 @@ class VirtualEventLoop(asyncio.SelectorEventLoop):
         """Return the virtual time, in seconds."""
         return self._virtual.time
 
+    def suspend(self, seconds: float) -> None:
+        """Let time pass in which nothing here runs, as when the process is stopped and goes on."""
+        self._virtual.time += seconds
+
 
 class LoopClock:
     """The clock of a source that lives in a `VirtualEventLoop`.

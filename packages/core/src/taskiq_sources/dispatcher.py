@@ -22,6 +22,7 @@ from collections import deque
 from datetime import datetime, timedelta
 
 from taskiq_sources import occurrences
+from taskiq_sources.backends import portions
 from taskiq_sources.breaker import Breaker
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
@@ -94,6 +95,7 @@ class Dispatcher:
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._batch = min(settings.max_concurrent_sends, settings.batch_size)
+        self._heartbeat = desk.lease.total_seconds() / 3  # how often leases are renewed
         self._asked = 0.0  # when the last claims were asked for, on the event loop's clock
         pauses = settings.breaker_pause, settings.breaker_longest_pause
         self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
@@ -164,6 +166,7 @@ class Dispatcher:
         room = self._room()
         if room <= 0:
             return min(poll, self.breaker.remaining or poll)
+        await self._keep_what_is_held()
         asked = asyncio.get_running_loop().time()
         taken = await self._desk.take(limit=room)
         now = await self._clock.now()
@@ -286,26 +289,35 @@ class Dispatcher:
     # -- leases, changes, errors ---------------------------------------------------------------------------------------------
 
     async def _renew_leases(self) -> None:
-        pause = self._desk.lease.total_seconds() / 3
         while True:
             await self.ledger.busy.wait()
-            await asyncio.sleep(pause)
-            held = [item for item in self.ledger if not item.lost]
-            for start in range(0, len(held), self._settings.batch_size):
-                batch = held[start : start + self._settings.batch_size]
-                asked = asyncio.get_running_loop().time()
-                try:
-                    until = await self._clock.now() + self._desk.lease
-                    ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
-                except SourceConnectionError as error:
-                    self._store_failed(error)
-                    break
-                for item in batch:
-                    item.lease_ends = asked + self._desk.lease.total_seconds()
-                    if item.dispatch.claim.schedule.id not in ours and item in self.ledger and not item.is_over:
-                        item.lost = True
-                        self.metrics.lost(1)
-                        logger.warning("The lease of schedule %r was lost; its result is dropped.", item.dispatch.schedule_id)
+            await asyncio.sleep(self._heartbeat)
+            try:
+                await self._renew([held for held in self.ledger if not held.lost])
+            except SourceConnectionError as error:
+                self._store_failed(error)
+
+    async def _keep_what_is_held(self) -> None:
+        """Renew what the heartbeat is late for, before anything is claimed.
+
+        After a suspension of this process, or an outage of the store, the next claim would else return what is being sent here.
+        """
+        now = asyncio.get_running_loop().time()
+        late = [held for held in self.ledger if not held.lost and held.lease_ends - now < self._heartbeat]
+        if late:
+            await self._renew(late)
+
+    async def _renew(self, held: list[Held]) -> None:
+        for batch in portions(held, self._settings.batch_size):
+            asked = asyncio.get_running_loop().time()
+            until = await self._clock.now() + self._desk.lease
+            ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
+            for item in batch:
+                item.lease_ends = asked + self._desk.lease.total_seconds()
+                if item.dispatch.claim.schedule.id not in ours and item in self.ledger and not item.is_over:
+                    item.lost = True
+                    self.metrics.lost(1)
+                    logger.warning("The lease of schedule %r was lost; its result is dropped.", item.dispatch.schedule_id)
 
     async def _watch_store(self) -> None:
         """Turn the store's push into wake-ups. Without push, or while it is broken, polling goes on."""
