@@ -108,6 +108,10 @@ async def settle(outcomes: Any) -> Any:
         raise RuntimeError("a bug in the store")
     if scheduler.draining:
         die_if("during drain")
+    ids = [outcome.claim.schedule.id for outcome in outcomes]
+    if len(set(ids)) < len(ids):
+        write("twice in one settle", schedule_ids=ids)
+        os._exit(DIED)  # the contract forbids it: no store has to make sense of it
     lost = await _settle(outcomes)
     done = [run.task_id for outcome in outcomes if outcome.claim.schedule.id not in lost for run in outcome.runs]
     if done:

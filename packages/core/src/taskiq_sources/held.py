@@ -62,10 +62,15 @@ class Held:
 
 
 class Ledger:
-    """All that is held, oldest first. A schedule may be in here twice: once under a lost claim, once under a new one."""
+    """All that is held, oldest first. A schedule may be in here twice: once under a lost claim, once under a new one.
+
+    A process that was suspended may come back to occurrences whose leases have ended, and claim the same schedules again. The new
+    claim proves that the old one is lost: two of one schedule are never renewed or settled together.
+    """
 
     def __init__(self) -> None:
         self._held: dict[Held, None] = {}
+        self._newest: dict[str, Held] = {}  # by schedule
         #: How many sends are running.
         self.sending = 0
         #: Set while anything is held, so that nobody has to look at an empty ledger now and then.
@@ -83,6 +88,10 @@ class Ledger:
     def add(self, dispatch: Dispatch, lease_ends: float) -> Held:
         """Hold a claim from now on."""
         held = Held(dispatch, lease_ends)
+        schedule_id = dispatch.claim.schedule.id
+        if schedule_id in self._newest:
+            self._newest[schedule_id].lost = True
+        self._newest[schedule_id] = held
         self._held[held] = None
         self.busy.set()
         return held
@@ -90,12 +99,16 @@ class Ledger:
     def remove(self, held: Held) -> None:
         """Hold it no longer."""
         self._held.pop(held, None)
+        schedule_id = held.dispatch.claim.schedule.id
+        if self._newest.get(schedule_id) is held:
+            del self._newest[schedule_id]
         if not self._held:
             self.busy.clear()
 
     def clear(self) -> None:
         """Hold nothing any longer."""
         self._held.clear()
+        self._newest.clear()
         self.busy.clear()
 
     def running(self) -> list[Held]:
