@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -23,7 +23,7 @@ from taskiq_sources import (
     only_unique,
 )
 from taskiq_sources.memory import MemoryData
-from taskiq_sources.models import Claim, Outcome, Run
+from taskiq_sources.models import Run
 from taskiq_sources_conformance.virtual import ForeignSource, outage
 from taskiq_sources_conformance.virtual_loop import LoopClock, VirtualEventLoop
 
@@ -229,6 +229,24 @@ async def test_a_lease_is_renewed_while_a_send_is_slow(world: World) -> None:
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_broker_that_cancels_its_own_futures_stops_nothing(world: World) -> None:
+    """A send may end in `CancelledError` without anybody having cancelled it: it has failed, and what is queued is sent."""
+    await world.add(50, time=START)
+
+    def connection_is_lost(_message: taskiq.TaskiqMessage) -> bool:
+        if len(world.broker.tried) <= 3:
+            raise asyncio.CancelledError
+        return False
+
+    world.broker.fails = connection_is_lost
+    world.broker.takes = 0.5
+    await world.scheduler(max_concurrent_sends=3, batch_size=20)
+
+    await asyncio.sleep(60)
+
+    assert sorted(world.broker.args()) == list(range(50))
 
 
 async def test_a_failing_send_is_retried_with_its_nominal_time(world: World) -> None:

@@ -134,8 +134,7 @@ class Dispatcher:
             await self._drain()
         finally:
             await end([feeder, *helpers])
-            await self._senders.end()
-            self._senders.take_back()  # should it be run again: whatever is left would else be renewed for ever and never sent
+            await self._senders.end()  # should it be run again: whatever is left would else be renewed for ever and never sent
             self._results.clear()
             self.ledger.clear()
 

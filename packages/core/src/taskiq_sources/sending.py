@@ -89,7 +89,8 @@ class Senders:
         await self.end()
 
     async def end(self) -> None:
-        """End all workers at once."""
+        """Forget what waits, and end all workers at once."""
+        self._queue.clear()
         await end(list(self._workers))
 
     def _add_worker(self) -> None:
@@ -104,6 +105,7 @@ class Senders:
         self._workers.discard(worker)
         if not self._workers:
             self._worker_begins = False  # even if it was cancelled before it began
+        self._add_worker()  # a broker whose own futures are cancelled ends it early: what is queued is not to wait for ever
 
     async def _work(self) -> None:
         """Send what is queued, one after the other, until nothing is left."""
@@ -140,9 +142,10 @@ class Senders:
         except ScheduledTaskCancelledError:
             held.cancelled = True
         except asyncio.CancelledError:
-            held.error = TimeoutError("the send did not end in time")
             if not held.timed_out:
+                held.error = asyncio.CancelledError("the send was cancelled from within the broker")
                 raise
+            held.error = TimeoutError("the send did not end in time")
             uncancel(worker)
         except Exception as error:  # whatever the broker raises, it is this occurrence's failure only
             held.error = error
