@@ -150,7 +150,6 @@ def to_ms(moment: datetime) -> int:
     return (moment - EPOCH) // MILLISECOND
 
 
-@lru_cache(maxsize=1024)  # many schedules are due at the same instants: at the full minute, at the full hour
 @lru_cache(maxsize=_REMEMBERED)
 def from_ms(milliseconds: int) -> datetime:
     """Return the aware UTC datetime of `milliseconds` since the Unix epoch."""
