@@ -1,6 +1,6 @@
 """A web application that serves its own schedules: any number of its processes may run, each occurrence is sent by one of them.
 
-``uvicorn fastapi_app:app`` runs it, where fastapi, taskiq-sources and taskiq-sources-sqlite are installed. Then
+``uvicorn fastapi_app:app`` runs it, where fastapi, uvicorn, taskiq-sources and taskiq-sources-sqlite are installed. Then
 ``curl -X POST 'localhost:8000/reminders/tea?in_seconds=5'``, and ``curl localhost:8000/reminders`` a while later.
 """
 
