@@ -118,7 +118,9 @@ def reference() -> str:
 def class_section(name: str, value: type) -> str:
     text = f"### {name}\n\n{first_line(value)} ([{value.__module__}]({source_path(value)}))"
     members = {member: found for member in sorted(dir(value)) if (found := documented_member(value, member)) is not None}
-    parts = [text, *(fields_table(value, section) for section in ("Args", "Attributes")), listing(members)]
+    tables = [fields_table(value, section) for section in ("Args", "Attributes")]
+    unlisted = {member: found for member, found in members.items() if f"| `{member}` |" not in "".join(tables)}
+    parts = [text, *tables, listing(unlisted)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -145,16 +147,17 @@ def default_of(value: object) -> str:
 
 
 def documented_member(value: type, member: str) -> object | None:
-    """Return a public method that we define and document, on `value` or a base; not what pydantic or taskiq bring along."""
+    """Return a public method or property of `value` that we define and document, not what pydantic or taskiq bring along."""
     if member.startswith(("_", "model_")):
         return None
     home = next((base for base in value.__mro__ if member in vars(base)), object)
     found = getattr(value, member)
     ours = home.__module__.startswith("taskiq_sources")
-    public_bases = [base for base in value.__mro__[1:] if base.__name__ in taskiq_sources.__all__]
+    public_bases = [base for base in value.__mro__[1:] if getattr(taskiq_sources, base.__name__, None) is base]
     if home is not value and any(hasattr(base, member) for base in public_bases):
         return None  # listed there
-    return found if ours and inspect.isroutine(found) and found.__doc__ else None
+    shown = inspect.isroutine(found) or isinstance(found, property)
+    return found if ours and shown and found.__doc__ else None
 
 
 def listing(objects: dict[str, object]) -> str:

@@ -114,7 +114,7 @@ class Run:
         status: What became of it, see `RunStatus`.
         recorded_at: When this was written down, by the store's clock. History is ordered, filtered and pruned by it.
         task_id: The ``task_id`` of the message; None if there was no message.
-        attempt: The how-manieth claim of the occurrence this was.
+        attempt: How many times the occurrence had been claimed by then, this time included.
         coalesced: How many occurrences this row stands for.
         claimant: Which scheduler did it.
         error: What went wrong, if something did.
