@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import asyncpg
 
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.tasking import event_or_timeout
 from taskiq_sources_postgres.errors import is_conflict, is_lost_connection, is_unsent, raise_named
 
 if TYPE_CHECKING:
@@ -193,14 +194,14 @@ class Database:
             await self._stop_listening(connection)
 
     async def _wait_or_check(self, connection: Connection, wake: asyncio.Event) -> None:
+        await event_or_timeout(wake, _CHECK_INTERVAL)
+        if wake.is_set():
+            return
         try:
-            await asyncio.wait_for(wake.wait(), _CHECK_INTERVAL)
-        except asyncio.TimeoutError:
-            try:
-                await connection.execute("SELECT 1", timeout=self._settings.connect_timeout)
-            except _BROKEN:
-                connection.terminate()  # nobody would answer to an orderly end either
-                raise
+            await connection.execute("SELECT 1", timeout=self._settings.connect_timeout)
+        except _BROKEN:
+            connection.terminate()  # nobody would answer to an orderly end either
+            raise
 
     async def _stop_listening(self, connection: Connection) -> None:
         """End a connection that listens; a pool gets its place back with that."""

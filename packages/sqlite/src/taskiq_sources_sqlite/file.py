@@ -11,6 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError
+from taskiq_sources.tasking import event_or_timeout
 from taskiq_sources_sqlite.connection import Connection, connection_error, is_locked
 from taskiq_sources_sqlite.operations import execute
 from taskiq_sources_sqlite.schema import Synchronous, prepare
@@ -80,8 +81,7 @@ class File:
                     if version != seen:
                         seen = version
                         yield
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._closed.wait(), interval)
+                await event_or_timeout(self._closed, interval)
         finally:
             self._watching.discard(connection)
             await connection.close()

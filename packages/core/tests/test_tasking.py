@@ -1,0 +1,47 @@
+"""What asyncio leaves out: waiting that can be cancelled at any instant."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from taskiq_sources.tasking import end, event_or_timeout
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_cancellation_just_after_the_event_is_not_forgotten(turns: int) -> None:
+    """However few turns of the loop lie between the event and the end of the one that waits for it, it ends."""
+    event = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        await event_or_timeout(event, 60)
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(wait_for_ever())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    event.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    ending = asyncio.ensure_future(end([task]))
+    done, _ = await asyncio.wait({ending}, timeout=5)
+    task.cancel()
+
+    assert done
+
+
+async def test_it_waits_no_longer_than_it_is_told() -> None:
+    event = asyncio.Event()
+
+    await event_or_timeout(event, 0.001)
+
+    assert not event.is_set()
