@@ -328,6 +328,25 @@ async def test_a_store_outage_loses_nothing(world: World) -> None:
     assert len({message.task_id for _, message in world.broker.sent}) == len(world.broker.sent)
 
 
+async def test_a_driver_that_cancels_its_own_futures_stops_nothing(world: World) -> None:
+    """A call to the store may end in `CancelledError` without anybody having cancelled it: the engine is started again."""
+    await world.add(3, interval=5)
+    source = world.another_source()
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(7)
+    next_due = source.store.next_due
+
+    async def cancelled_once(now: datetime) -> datetime | None:
+        source.store.next_due = next_due  # type: ignore[method-assign]
+        raise asyncio.CancelledError
+
+    source.store.next_due = cancelled_once  # type: ignore[method-assign]
+    await asyncio.sleep(60)
+
+    assert scheduler.health().ok
+    assert len(world.broker.sent) == 3 * 14
+
+
 async def test_a_send_during_an_outage_is_settled_after_it(world: World) -> None:
     """What was sent while the store was away is settled when it is back, not sent again."""
     await world.add(time=START)

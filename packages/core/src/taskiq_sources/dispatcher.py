@@ -129,6 +129,8 @@ class Dispatcher:
         try:
             await asyncio.wait([feeder, *helpers], return_when=asyncio.FIRST_COMPLETED)
             for task in (feeder, *helpers):
+                if task.cancelled():  # nobody did it but a driver whose own futures were cancelled
+                    raise RuntimeError(f"{self._name}: a call was cancelled from within the store")
                 if task.done():
                     task.result()  # a helper never ends by itself: if it did, this raises why
             await self._drain()

@@ -235,8 +235,15 @@ class DurableMixin(TaskiqScheduler):
         return task.was_sent
 
     async def _show_liveness(self) -> None:
+        is_told = False
         while self._liveness_file is not None:
-            await asyncio.to_thread(self._liveness_file.touch)
+            try:
+                await asyncio.to_thread(self._liveness_file.touch)
+                is_told = False
+            except OSError as error:  # sends go on, and so does trying: a disk may be full for a moment
+                if not is_told:
+                    logger.error("The liveness file cannot be touched: %s; make it a file that can be written.", error)  # noqa: TRY400
+                is_told = True
             await asyncio.sleep(_LIVENESS_INTERVAL)
 
     # -- signals -------------------------------------------------------------------------------------------------------------
