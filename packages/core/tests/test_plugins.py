@@ -55,6 +55,19 @@ def test_credentials_in_other_people_s_messages_are_removed() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no redis://host/0?password=pa%26ss&db=1!", "no redis://host/0?password=***&db=1!"),
+        ("no 'postgres://host/db?user=u&sslpassword=secret'", "no 'postgres://host/db?user=u&sslpassword=***'"),
+        ("passwords are wrong?", "passwords are wrong?"),
+    ],
+)
+def test_secret_options_in_other_people_s_messages_are_removed(text: str, shown: str) -> None:
+    """Many drivers take a password as an option of the URL too."""
+    assert redact_text(text) == shown
+
+
 def test_long_values_are_cut() -> None:
     """An error stays one log line, however large the offending value is."""
     assert len(shorten("x" * 10_000)) < 250

@@ -25,6 +25,7 @@ from collections.abc import Collection
 _SHOWN_CHARACTERS = 200  # enough to recognise a value, short enough for one log line
 _SHOWN_IDS = 5
 _USERINFO = re.compile(r"(?<=://)\S*@")
+_SECRET_OPTION = re.compile(r"(?i)([?&](?:\w*password|passwd|pwd|token|secret)=)[^&#\s'\"]+")
 
 
 class TaskiqSourcesError(Exception):
@@ -132,5 +133,5 @@ def redact_url(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return `text` with user and password removed from every URL in it: other people's error messages quote them."""
-    return _USERINFO.sub("***@", text)
+    """Return `text` without user, password and secret options in the URLs in it: other people's error messages quote them."""
+    return _SECRET_OPTION.sub(r"\1***", _USERINFO.sub("***@", text))
