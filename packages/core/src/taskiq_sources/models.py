@@ -1,4 +1,4 @@
-"""The data that passes between the rooms: typed, not to be changed, without behaviour and without I/O.
+"""The data that passes between the modules: typed, not to be changed, without behaviour and without I/O.
 
 Every datetime in here is aware, in UTC and in whole milliseconds. What applications write (`ScheduledTask`,
 `ScheduleOptions`) is in :mod:`taskiq_sources.tasks` and :mod:`taskiq_sources.options`.

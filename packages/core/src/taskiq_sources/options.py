@@ -1,4 +1,4 @@
-"""`ScheduleOptions`: how a schedule behaves beyond *what* and *when*. Data and its validation; the rules live in other rooms."""
+"""`ScheduleOptions`: how a schedule behaves beyond *what* and *when*. Data and its validation; the rules live in other modules."""
 
 from __future__ import annotations
 
