@@ -1,4 +1,4 @@
-"""`ScheduleOptions`: how a schedule behaves beyond *what* and *when*. Data and its validation; the rules live in other modules."""
+"""`ScheduleOptions`: how a schedule behaves beyond *what* and *when*. Data and its validation; its rules are elsewhere."""
 
 from __future__ import annotations
 
