@@ -182,7 +182,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks. Arguments go to them."""
-    session.install(*editable(*DISTRIBUTIONS))
+    session.install(*editable(*DISTRIBUTIONS), *group("servers"), *group("bench"))
     session.run("python", "benchmarks/run.py", *session.posargs)
 
 

@@ -77,15 +77,15 @@ def changed_fields(changes: ScheduleChanges) -> dict[str, Any]:
     return {field.name: value for field in fields(changes) if (value := getattr(changes, field.name)) is not UNSET}
 
 
-def check_durations(**durations: timedelta) -> None:
-    """Refuse durations that are not positive.
+def check_durations(**durations: object) -> None:
+    """Refuse durations that are not timedeltas longer than 0; None is none.
 
     Raises:
         ScheduleValidationError: It names the argument and its value.
     """
     for name, value in durations.items():
-        if value <= timedelta(0):
-            raise ScheduleValidationError(name, value, "use a positive time")
+        if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
+            raise ScheduleValidationError(name, value, "use a timedelta longer than 0")
 
 
 def portions(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -7,7 +7,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 import taskiq
+from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
+
+from taskiq_sources.errors import ScheduleValidationError
 
 _ANY_TIME = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -22,6 +25,18 @@ class _Capture(taskiq.ScheduleSource):
 
     async def add_schedule(self, schedule: taskiq.ScheduledTask) -> None:
         self.captured = schedule
+
+
+def kicker_of(task: object) -> AsyncKicker[..., Any]:
+    """Return what sends a task.
+
+    Raises:
+        ScheduleValidationError: It is neither a task nor a kicker.
+    """
+    kicker = task.kicker() if isinstance(task, AsyncTaskiqDecoratedTask) else task
+    if not isinstance(kicker, AsyncKicker):
+        raise ScheduleValidationError("task", task, "use a task, made by @broker.task, or its kicker()")
+    return kicker
 
 
 async def captured_task(kicker: AsyncKicker[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> taskiq.ScheduledTask:

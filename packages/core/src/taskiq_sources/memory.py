@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from taskiq_sources.backends import WHEN, changed_fields
 from taskiq_sources.clock import system_now
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, SourceClosedError
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError, SourceClosedError
 from taskiq_sources.models import (
     Capabilities,
     Claim,
@@ -54,6 +54,9 @@ class MemoryStore(ScheduleStore):
     capabilities: ClassVar[Capabilities] = Capabilities(shared=False, durable=False, push=True)
 
     def __init__(self, data: MemoryData | None = None) -> None:
+        given: object = data
+        if not isinstance(given, (MemoryData, type(None))):
+            raise ScheduleValidationError("data", given, "use MemoryData(), or nothing; source_from_url takes URLs")
         self._data = MemoryData() if data is None else data
         self._open = False
         self._watching: set[asyncio.Event] = set()

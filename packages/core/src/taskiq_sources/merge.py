@@ -80,6 +80,9 @@ class MergedScheduleSource(taskiq.ScheduleSource):
         *,
         stale_for: timedelta = timedelta(minutes=10),
     ) -> None:
+        given: object = sources
+        if isinstance(given, taskiq.ScheduleSource):
+            raise ScheduleValidationError("sources", given, "use a list of sources")
         if not sources:
             raise ScheduleValidationError("sources", sources, "give at least one source")
         self.sources = list(sources)

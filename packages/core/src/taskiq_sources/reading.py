@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import get_args
 
 import taskiq
 
@@ -128,6 +129,8 @@ class SourceReader(taskiq.ScheduleSource):
             since: Only those recorded at this instant or later (aware).
             until: Only those recorded before this instant (aware).
         """
+        if status is not None and status not in get_args(RunStatus):
+            raise ScheduleValidationError("status", status, f"use one of {', '.join(get_args(RunStatus))}")
         await self._open()
         resolved = None if schedule_id is None else origin_id(schedule_id)
         if resolved is not None and not definitions.may_exist(resolved):

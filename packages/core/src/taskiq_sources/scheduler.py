@@ -73,6 +73,9 @@ class DurableMixin(TaskiqScheduler):
         liveness_file: str | Path | None = None,
         **options: Unpack[DispatchOptions],
     ) -> None:
+        given: object = sources
+        if isinstance(given, taskiq.ScheduleSource):
+            raise ScheduleValidationError("sources", given, "use a list of sources, even if there is one")
         self._merged = None if merge_func is None else MergedScheduleSource(sources, merge_func)
         super().__init__(broker, list(sources))
         self._ours = [] if merge_func is not None else [source for source in sources if isinstance(source, ScheduleSource)]

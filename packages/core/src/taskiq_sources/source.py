@@ -20,7 +20,8 @@ from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
 
 from taskiq_sources import codec, definitions, edits, occurrences
-from taskiq_sources.capture import captured_task
+from taskiq_sources.backends import check_durations
+from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
@@ -89,18 +90,11 @@ class ScheduleSource(SourceReader):
         clock: Clock | None = None,
         claimant: str | None = None,
     ) -> None:
-        for name, value in (
-            ("lease", lease),
-            ("look_ahead", look_ahead),
-            ("stale_for", stale_for),
-            ("run_retention", run_retention),
-        ):
-            if value is not None and value <= timedelta(0):
-                raise ScheduleValidationError(name, value, "it must be longer than 0")
+        check_durations(lease=lease, look_ahead=look_ahead, stale_for=stale_for, run_retention=run_retention)
         if max_run_rows < 0:
             raise ScheduleValidationError("max_run_rows", max_run_rows, "it must not be negative")
         defaults = Defaults(
-            options=options or ScheduleOptions(),
+            options=ScheduleOptions() if options is None else ScheduleOptions.from_label(options),
             timezone=parse_zone(default_timezone, field="default_timezone"),
             serializer=serializer,
         )
@@ -193,7 +187,9 @@ class ScheduleSource(SourceReader):
             ScheduleValidationError: Something is refused; nothing was written.
             ScheduleExistsError: The id exists and `on_conflict` is ``error``.
         """
-        kicker = task.kicker() if isinstance(task, AsyncTaskiqDecoratedTask) else task
+        kicker = kicker_of(task)
+        if isinstance(args, (str, bytes)):
+            raise ScheduleValidationError("args", args, "use a list of arguments")
         message = await captured_task(kicker, args, kwargs or {})
         wanted_id = schedule_id if schedule_id is not None else kicker.custom_schedule_id
         try:

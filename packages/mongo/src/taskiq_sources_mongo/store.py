@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
 
-from pymongo import InsertOne, ReturnDocument
+from pymongo import InsertOne, MongoClient, ReturnDocument
 
 from taskiq_sources.backends import SessionStore, check_durations, portions
 from taskiq_sources.clock import floor_ms
@@ -81,6 +81,8 @@ class MongoStore(SessionStore[Database]):
         check_durations(connect_timeout=connect_timeout, command_timeout=command_timeout)
         if (url is None) == (client is None):
             raise ScheduleValidationError("url", "…" if url else url, "give either a url or a client")
+        if isinstance(client, MongoClient):
+            raise ScheduleValidationError("client", type(client), "use a pymongo.AsyncMongoClient or a motor AsyncIOMotorClient")
         if client is not None:
             name = database or client.get_default_database(_DEFAULT_DATABASE).name
             self._where = f"MongoDB (a client of the application's), database {name!r}"

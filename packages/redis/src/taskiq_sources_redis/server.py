@@ -36,6 +36,7 @@ _ADVICE = (
     ("OOM|maxmemory", "nothing was written: give Redis more memory; do not let it evict keys (maxmemory-policy noeviction)"),
     ("LOADING|loading the dataset", "Redis is reading its data after a start: try again in a moment"),
     ("MASTERDOWN|MISCONF|NOREPLICAS", "nothing was written: look at the log of Redis"),
+    ("MovedError|AskError|CROSSSLOT", "this is a node of a Cluster: use redis+cluster://host:port, or a RedisCluster client"),
     ("CLUSTERDOWN|TRYAGAIN|TTL exhausted|[Ss]lot", "part of the Cluster is down or is being moved: try again in a moment"),
     ("Too many connections|No connection available|max number of clients", "raise max_connections, or share fewer connections"),
     ("DB index|SELECT is not allowed", "use a database number that this server has; a Cluster has 0 alone"),

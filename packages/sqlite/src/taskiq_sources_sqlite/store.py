@@ -50,8 +50,9 @@ class SQLiteStore(SQLStore[File]):
         super().__init__()
         if synchronous not in SYNCHRONOUS:
             raise ScheduleValidationError("synchronous", synchronous, f"use one of {', '.join(SYNCHRONOUS)}")
-        if busy_timeout < timedelta(0):
-            raise ScheduleValidationError("busy_timeout", busy_timeout, "use zero or a positive time")
+        patience: object = busy_timeout
+        if not isinstance(patience, timedelta) or patience < timedelta(0):
+            raise ScheduleValidationError("busy_timeout", busy_timeout, "use a timedelta, of 0 or longer")
         check_durations(poll_interval=poll_interval)
         #: The file; absolute, so that it stays the same one when the process changes its directory.
         self.path = os.path.abspath(path)
