@@ -182,6 +182,24 @@ async def test_several_schedulers_share_the_work(world: World) -> None:
 # -- bounds ------------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_trickle_does_not_teach_to_hoard(world: World) -> None:
+    """After a while in which one occurrence at a time is due, a burst is still shared between schedulers with a slow broker."""
+    await world.source.add_schedules(
+        [_task(f"trickle{index}", time=START + 0.1 * index * SECOND, args=[index]) for index in range(40)]
+        + [_task(f"burst{index}", time=START + 6 * SECOND, args=[index]) for index in range(600)]
+    )
+    schedulers = [await world.scheduler(max_concurrent_sends=10) for _ in range(2)]
+    await asyncio.sleep(5.5)
+
+    world.broker.takes = 2.0
+    await asyncio.sleep(1)
+    held = [scheduler.health().sources[0].held for scheduler in schedulers]
+    await asyncio.sleep(70)
+
+    assert max(held) <= 40
+    assert len(world.broker.sent) == 640
+
+
 async def test_sends_are_bounded(world: World) -> None:
     """No more than ``max_concurrent_sends`` run at once, and no more is claimed than can be sent soon."""
     await world.add(1000, time=START)
@@ -385,7 +403,7 @@ async def test_what_is_being_sent_is_not_claimed_again_after_a_suspension(world:
     """A process that was stopped for longer than its lease renews what nobody has taken over before it claims anything."""
     await world.add(30, time=START)
     world.broker.takes = 0.5
-    await world.scheduler(max_concurrent_sends=3, batch_size=20)
+    await world.scheduler(max_concurrent_sends=3, batch_size=20, send_timeout=timedelta(minutes=10))
     await asyncio.sleep(2.5)
 
     loop = asyncio.get_running_loop()

@@ -174,7 +174,7 @@ class Dispatcher:
         if taken:
             self.last_claim_at = now
             self.metrics.claimed(len(taken))
-            self._enqueue(taken, asked)
+            self._enqueue(taken, asked, all_of_it=len(taken) < room)
         if len(taken) == room:
             return 0 if self._room() > 0 else poll  # there may be more; what is waited for is room
         self.next_due = await self._store.next_due(now)
@@ -195,15 +195,22 @@ class Dispatcher:
             return 0
         return self._batch - len(self._senders)
 
-    def _enqueue(self, taken: list[Dispatch], asked: float) -> None:
-        """Have these sent, and learn from how long the last ones took how many to take at a time."""
+    def _enqueue(self, taken: list[Dispatch], asked: float, *, all_of_it: bool) -> None:
+        """Have these sent, and learn from how long the last ones took how many to take at a time.
+
+        Args:
+            taken: What was claimed.
+            asked: When it was asked for.
+            all_of_it: Whether nothing more was due. That a few were sent soon tells nothing of many.
+        """
         took, self._asked = asked - self._asked, asked
-        if took < _SOON:
+        if took < _SOON and not all_of_it:
             self._batch = min(self._batch * 2, self._settings.batch_size)
         elif took > 4 * _SOON and self._senders:
             self._batch = max(self._batch // 2, min(self._settings.max_concurrent_sends, self._settings.batch_size))
         lease_ends = asked + self._desk.lease.total_seconds()
-        self._senders.low_mark = self._batch // 2
+        # Half of what there is has to be sent before more is claimed: else it would be claims that are measured, and not sends.
+        self._senders.low_mark = (self._batch if all_of_it else min(self._batch, len(self._senders) + len(taken))) // 2
         self._senders.put([self.ledger.add(dispatch, lease_ends) for dispatch in taken])
 
     # -- sending -------------------------------------------------------------------------------------------------------------
