@@ -219,8 +219,9 @@ class MongoStore(SessionStore[Database]):
         await database.write(database.schedules.update_many, free, taken, hint="_id_")
         claims, moved = [], []
         for document in await self._find({"_id": {"$in": list(revisions)}, "token": token}, hint="_id_"):
-            if document["timing_revision"] > revisions[document["_id"]]:
-                moved.append(document["_id"])  # edited since it was found: it may not be due any more
+            found_at = revisions[document["_id"]]
+            if document["timing_revision"] > found_at or document["revision"] < found_at:
+                moved.append(document["_id"])  # edited since it was found, or made anew: it may not be due any more
             else:
                 claims.append(claim_from({**document, "revision": revisions[document["_id"]]}, now=now))
         if moved:
