@@ -73,8 +73,12 @@ class Senders:
         """Cut off sends that take too long; for ever."""
         while True:
             await self._ledger.busy.wait()
-            await asyncio.sleep(min(_WATCHDOG_INTERVAL, self._timeout))
+            pause = min(_WATCHDOG_INTERVAL, self._timeout)
+            slept_since = asyncio.get_running_loop().time()
+            await asyncio.sleep(pause)
             now = asyncio.get_running_loop().time()
+            if now - slept_since > 4 * pause:
+                continue  # this process was suspended: what has ended meanwhile gets a chance to say so
             for held in self._ledger.running():
                 if held.worker is not None and not held.timed_out and now - held.started > self._timeout:
                     held.timed_out = True
