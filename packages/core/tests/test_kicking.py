@@ -24,6 +24,11 @@ pytestmark = pytest.mark.anyio
 NOW = datetime(2030, 5, 14, 12, 30, 0, 123_000, tzinfo=timezone.utc)
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 class Broker(AsyncBroker):
     """Keeps what it is given."""
 

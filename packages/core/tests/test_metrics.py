@@ -38,6 +38,8 @@ def read(reader: InMemoryMetricReader) -> dict[str, Any]:
     data: Any = reader.get_metrics_data()
     found = {}
     for metric in (metric for one in data.resource_metrics for scope in one.scope_metrics for metric in scope.metrics):
+        if not metric.data.data_points:  # older releases of the SDK name what nothing was added to yet
+            continue
         [point] = metric.data.data_points
         assert point.attributes == {"source": "InMemoryScheduleSource"}
         found[metric.name.removeprefix("taskiq_sources.")] = getattr(point, "count", getattr(point, "value", None))
@@ -79,13 +81,13 @@ async def test_figures_tell_what_was_done(reader: InMemoryMetricReader) -> None:
     await source.store.update("broken", ScheduleChanges(updated_at=now, document="{"))
 
     scheduler = DurableScheduler(Broker(), [source])
+    found: dict[str, Any] = {}
     async with scheduler:
         for _ in range(1_000):
-            found = read(reader) if scheduler.health().sources[0].last_settle_at else {}
+            found |= read(reader)  # older releases of the SDK leave out what has not changed since the last look
             if found.get("failed") == 1 and found.get("sent") == 3:
                 break
             await asyncio.sleep(0.005)
-        found = read(reader)
 
     assert found["claimed"] == 4
     assert found["sent"] == found["dispatch_lag"] == found["send_duration"] == 3
