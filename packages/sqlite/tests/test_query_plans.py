@@ -6,6 +6,7 @@ Work is counted in steps of SQLite's virtual machine, which is the same on every
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -72,7 +73,8 @@ class ThreadlessStore(SQLiteStore):
         self.database = database
 
     async def _run(self, operation: str, values: dict[str, Any], conditions: Any = (), *, repeatable: bool = False) -> Rows:
-        return operations.run(self.database, operation, values, conditions)
+        found = operations.run(self.database, operation, values, conditions)
+        return json.loads(found) if isinstance(found, str) else found
 
 
 def claim(database: sqlite3.Connection, *, limit: int = 10) -> list[Claim]:
@@ -105,7 +107,9 @@ def planned(request: pytest.FixtureRequest, database: sqlite3.Connection) -> sql
 
 #: Whole statements over the two tables, which may be large.
 OVER_TABLES = [
-    name for name in SQL if "." not in name and re.search(rf"(FROM|UPDATE) ({SCHEDULES}|{RUNS})", SQL.bind(name, Anything())[0])
+    name
+    for name in SQL
+    if "." not in name and re.search(rf"(FROM|JOIN|UPDATE) ({SCHEDULES}|{RUNS})", SQL.bind(name, Anything())[0])
 ]
 
 

@@ -14,12 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, compress
-from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from taskiq_sources.backends import portions
 from taskiq_sources.sql import Statements, read_sql
-from taskiq_sources.sql.rows import SCHEDULE_COLUMNS
 
 Values: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Sequence[Any]]
@@ -47,13 +45,11 @@ class _Statements(Statements):
 _VALUES = re.compile(r"(?<=VALUES )\([?, \n]*\)")
 _ROWS_AT_A_TIME = 100  # of at most 11 values: a statement takes 32,766
 
-_CLAIM_ORDER: Final = itemgetter(SCHEDULE_COLUMNS.index("next_run_at"), SCHEDULE_COLUMNS.index("id"))
-
 SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), marker="?")
 
 
-def run(connection: sqlite3.Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows:
-    """Do one operation of the store and return its rows."""
+def run(connection: sqlite3.Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows | str:
+    """Do one operation of the store and return its rows, or their JSON."""
     if operation in _WRITING:
         return _WRITING[operation](connection, values, conditions)
     return execute(connection, operation, values, conditions).fetchall()
@@ -105,44 +101,44 @@ def _update(connection: sqlite3.Connection, values: Values, _: Collection[str]) 
         return execute(connection, "edit", values).fetchall()
 
 
-def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows | str:
     if not execute(connection, "claimable", values).fetchone()[0]:
         return []
     return _take(connection, "claim", values)
 
 
-def _claim_ids(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+def _claim_ids(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> str:
     return _take(connection, "claim_ids", values)
 
 
-def _take(connection: sqlite3.Connection, name: str, values: Values) -> Rows:
+def _take(connection: sqlite3.Connection, name: str, values: Values) -> str:
     token = secrets.token_urlsafe(12)  # made distinct for each row in SQL
     with write_transaction(connection):
-        taken = execute(connection, name, {**values, "token": token}).fetchall()
-    return sorted(taken, key=_CLAIM_ORDER)  # RETURNING promises no order
+        taken: str
+        rows, taken = execute(connection, name, {**values, "token": token}).fetchone()
+        execute(connection, "lease", {**values, "token": token, "rows": rows})
+    return taken
 
 
 def _renew(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
-        leases = _leases(connection, values)
-        execute(connection, "renew", {"until": values["until"], "rows": [lease[0] for lease in leases if lease]})
-    return [[schedule_id] for schedule_id in compress(values["id"], leases)]
+        held = [schedule_id == found for schedule_id, (found, _) in zip(values["id"], _leases(connection, values), strict=True)]
+        execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
+    return [[schedule_id] for schedule_id in compress(values["id"], held)]
 
 
 def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     with write_transaction(connection):
-        leases = _leases(connection, values)
+        claims = zip(values["id"], values["claimed_revision"], values["finished"], _leases(connection, values), strict=True)
         fates = [
-            "lost" if lease is None else "release" if lease[1] > claimed else "finish" if finished else "advance"
-            for lease, claimed, finished in zip(leases, values["claimed_revision"], values["finished"], strict=True)
+            "lost" if found != schedule_id else "release" if timing > claimed else "finish" if finished else "advance"
+            for schedule_id, claimed, finished, (found, timing) in claims
         ]
-        lost = set(compress(values["id"], [fate == "lost" for fate in fates]))
-        recorded = [holder not in lost for holder in values["run_holder"]]
-        _execute_each(connection, "record", values, recorded)
-        rows = [lease and lease[0] for lease in leases]
+        lost = {schedule_id for schedule_id, fate in zip(values["id"], fates, strict=True) if fate == "lost"}
+        _execute_each(connection, "record", values, [holder not in lost for holder in values["run_holder"]])
         for fate in {"release", "finish"}.intersection(fates):
-            execute(connection, fate, {"rows": list(compress(rows, [fate == each for each in fates]))})
-        _execute_each(connection, "advance", {**values, "row": rows}, [fate == "advance" for fate in fates])
+            execute(connection, fate, {"token": list(compress(values["token"], [fate == each for each in fates]))})
+        _execute_each(connection, "advance", values, [fate == "advance" for fate in fates])
     ended = zip(values["id"], fates, values["release"], strict=True)
     return [[lost.union(schedule_id for schedule_id, fate, release in ended if fate == "release" and not release)]]
 
@@ -152,7 +148,7 @@ def _prune(connection: sqlite3.Connection, values: Values, conditions: Collectio
         return [[execute(connection, "prune", values, conditions).rowcount]]
 
 
-_WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]], Rows]]] = {
+_WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]], Rows | str]]] = {
     "put": _put,
     "delete": _delete,
     "update": _update,
@@ -164,12 +160,10 @@ _WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]]
 }
 
 
-def _leases(connection: sqlite3.Connection, values: Values) -> list[tuple[int, int] | None]:
-    """Return, for each claim that is still current, the row of its schedule and ``timing_revision``."""
-    rows = [token.rpartition("-")[2] for token in values["token"]]
-    leases = json.loads(execute(connection, "leases", {"rows": rows}).fetchone()[0])
-    found = {(schedule_id, token): (row, timing_revision) for schedule_id, token, row, timing_revision in leases}
-    return [found.get(claim) for claim in zip(values["id"], values["token"], strict=True)]
+def _leases(connection: sqlite3.Connection, values: Values) -> list[tuple[str | None, int]]:
+    """Return, for each claim, the id and ``timing_revision`` of the schedule that its token leases."""
+    leases: list[tuple[str | None, int]] = json.loads(execute(connection, "leases", values).fetchone()[0])
+    return leases
 
 
 def _execute_each(connection: sqlite3.Connection, name: str, values: Values, selected: Sequence[bool]) -> None:

@@ -5,6 +5,7 @@ What a call does is in :mod:`taskiq_sources_sqlite.operations`, what the tables 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
@@ -79,7 +80,8 @@ class SQLiteStore(SQLStore[File]):
     async def _run(
         self, operation: str, values: dict[str, Any], conditions: Sequence[str] = (), *, repeatable: bool = False
     ) -> Rows:
-        return await self._session.call(partial(run, operation=operation, values=values, conditions=conditions))
+        found = await self._session.call(partial(run, operation=operation, values=values, conditions=conditions))
+        return json.loads(found) if isinstance(found, str) else found
 
     async def watch(self) -> AsyncIterator[None]:
         async for _ in self._session.changes(self._poll_interval):
