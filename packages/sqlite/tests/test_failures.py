@@ -18,7 +18,7 @@ import pytest
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources_conformance.build import TIMEOUT, at, claimable, listed, outcome, put_and_take, read, run, schedule, take
 from taskiq_sources_sqlite import SQLiteStore
-from taskiq_sources_sqlite.connection import connection_error
+from taskiq_sources_sqlite.errors import connection_error
 from taskiq_sources_sqlite.operations import write_transaction
 
 pytestmark = pytest.mark.anyio

@@ -50,9 +50,12 @@ SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), m
 
 def run(connection: sqlite3.Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows | str:
     """Do one operation of the store and return its rows, or their JSON."""
-    if operation in _WRITING:
+    if operation not in _WRITING:
+        return execute(connection, operation, values, conditions).fetchall()
+    if operation == "claim" and not execute(connection, "claimable", values).fetchone()[0]:
+        return []  # without the write lock, so that idle schedulers do not queue for it
+    with write_transaction(connection):
         return _WRITING[operation](connection, values, conditions)
-    return execute(connection, operation, values, conditions).fetchall()
 
 
 def execute(
@@ -63,6 +66,11 @@ def execute(
     return connection.execute(
         sql, [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in arguments]
     )
+
+
+def version(connection: sqlite3.Connection) -> tuple[sqlite3.Connection, int, int]:
+    """Return what differs after a write, be it through this connection or through another one."""
+    return connection, execute(connection, "data_version").fetchone()[0], connection.total_changes
 
 
 @contextmanager
@@ -79,84 +87,60 @@ def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _put(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
     sql, columns = SQL.bind("put", values)
-    with write_transaction(connection):
-        existing = {row[0] for row in execute(connection, "existing", {"ids": values["id"]})}
-        written = [values["replace"] or schedule_id not in existing for schedule_id in values["id"]]
-        # In the order in which they will be claimed: then a claim finds them on a few pages and not on one each.
-        order = sorted(compress(range(len(written)), written), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
-        connection.executemany(sql, ([column[at] for column in columns] for at in order))
+    existing = {row[0] for row in execute(connection, "existing", {"ids": values["id"]})}
+    written = [values["replace"] or schedule_id not in existing for schedule_id in values["id"]]
+    # In the order in which they will be claimed: then a claim finds them on a few pages and not on one each.
+    order = sorted(compress(range(len(written)), written), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
+    connection.executemany(sql, ([column[at] for column in columns] for at in order))
     return [[set(values["id"]) - existing]]
 
 
 def _delete(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        return [[[row[0] for row in execute(connection, "delete", values).fetchall()]]]
+    return [[[row[0] for row in execute(connection, "delete", values).fetchall()]]]
 
 
 def _update(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        found: Rows = execute(connection, "revision", values).fetchall()
-        if not found or values["expected_revision"] not in {None, found[0][0]}:
-            return found
-        return execute(connection, "edit", values).fetchall()
+    found: Rows = execute(connection, "revision", values).fetchall()
+    if not found or values["expected_revision"] not in {None, found[0][0]}:
+        return found
+    return execute(connection, "edit", values).fetchall()
 
 
-def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows | str:
-    if not execute(connection, "claimable", values).fetchone()[0]:
-        return []
-    return _take(connection, "claim", values)
-
-
-def _claim_ids(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> str:
-    return _take(connection, "claim_ids", values)
-
-
-def _take(connection: sqlite3.Connection, name: str, values: Values) -> str:
-    token = secrets.token_urlsafe(12)  # made distinct for each row in SQL
-    with write_transaction(connection):
-        taken: str
-        rows, taken = execute(connection, name, {**values, "token": token}).fetchone()
-        execute(connection, "lease", {**values, "token": token, "rows": rows})
+def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> str:
+    values = {**values, "token": secrets.token_urlsafe(12)}  # made distinct for each row in SQL
+    taken: str
+    rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()
+    execute(connection, "lease", {**values, "rows": rows})
     return taken
 
 
 def _renew(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        held = [schedule_id == found for schedule_id, (found, _) in zip(values["id"], _leases(connection, values), strict=True)]
-        execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
+    held = [found == schedule_id for schedule_id, (found, _) in zip(values["id"], _leases(connection, values), strict=True)]
+    execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
     return [[schedule_id] for schedule_id in compress(values["id"], held)]
 
 
 def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        claims = zip(values["id"], values["claimed_revision"], values["finished"], _leases(connection, values), strict=True)
-        fates = [
-            "lost" if found != schedule_id else "release" if timing > claimed else "finish" if finished else "advance"
-            for schedule_id, claimed, finished, (found, timing) in claims
-        ]
-        lost = {schedule_id for schedule_id, fate in zip(values["id"], fates, strict=True) if fate == "lost"}
-        _execute_each(connection, "record", values, [holder not in lost for holder in values["run_holder"]])
-        for fate in {"release", "finish"}.intersection(fates):
-            execute(connection, fate, {"token": list(compress(values["token"], [fate == each for each in fates]))})
-        _execute_each(connection, "advance", values, [fate == "advance" for fate in fates])
-    ended = zip(values["id"], fates, values["release"], strict=True)
-    return [[lost.union(schedule_id for schedule_id, fate, release in ended if fate == "release" and not release)]]
+    claims = zip(values["id"], values["claimed_revision"], values["finished"], _leases(connection, values), strict=True)
+    fates = [
+        "lost" if found != schedule_id else "release" if timing > claimed else "finish" if finished else "advance"
+        for schedule_id, claimed, finished, (found, timing) in claims
+    ]
+    ids_of = {fate: set(compress(values["id"], [each == fate for each in fates])) for fate in ("lost", "release")}
+    _execute_each(connection, "record", values, [holder not in ids_of["lost"] for holder in values["run_holder"]])
+    for fate in {"release", "finish"}.intersection(fates):
+        execute(connection, fate, {"token": list(compress(values["token"], [each == fate for each in fates]))})
+    _execute_each(connection, "advance", values, [fate == "advance" for fate in fates])
+    return [[ids_of["lost"] | ids_of["release"].difference(compress(values["id"], values["release"]))]]
 
 
 def _prune(connection: sqlite3.Connection, values: Values, conditions: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        return [[execute(connection, "prune", values, conditions).rowcount]]
+    return [[execute(connection, "prune", values, conditions).rowcount]]
 
 
 _WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]], Rows | str]]] = {
-    "put": _put,
-    "delete": _delete,
-    "update": _update,
-    "claim": _claim,
-    "claim_ids": _claim_ids,
-    "renew": _renew,
-    "settle": _settle,
-    "prune": _prune,
+    **{work.__name__[1:]: work for work in (_put, _delete, _update, _claim, _renew, _settle, _prune)},
+    "claim_ids": _claim,
 }
 
 

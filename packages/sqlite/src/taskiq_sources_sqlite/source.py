@@ -73,15 +73,12 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
 
 def _url_path(url: str) -> str:
     parts = urlsplit(url)
-    shown = redact_url(url)
-    if parts.scheme != "sqlite" or not url[len("sqlite:") :].startswith("//"):
-        raise ScheduleValidationError("url", shown, f"this is no sqlite:// URL: {_FORMS}")
-    if parts.netloc:
-        raise ScheduleValidationError("url", shown, f"a file has no host, and a path begins after the third slash: {_FORMS}")
-    if parts.query or parts.fragment:
-        raise ScheduleValidationError(
-            "url",
-            shown,
-            "give options as keyword arguments; if the path has a '?' or '#', write %3F or %23",
-        )
+    problems = {
+        f"this is no sqlite:// URL: {_FORMS}": parts.scheme != "sqlite" or not url[len("sqlite:") :].startswith("//"),
+        f"a file has no host, and a path begins after the third slash: {_FORMS}": parts.netloc != "",
+        "give options as keyword arguments; if the path has a '?' or '#', write %3F or %23": parts.query or parts.fragment,
+    }
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ScheduleValidationError("url", redact_url(url), problem)
     return unquote(parts.path[1:])

@@ -266,10 +266,6 @@ BEGIN IMMEDIATE;
 -- How the file keeps text: ids are in code point order in UTF-8 only.
 PRAGMA encoding;
 
--- name: journal_mode
--- The present journal mode.
-PRAGMA journal_mode;
-
 -- name: use_wal
 -- Readers and the one writer do not wait for each other. Stays with the file.
 PRAGMA journal_mode = WAL;
