@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
@@ -89,6 +90,20 @@ async def test_a_token_of_nobody_is_lost_whatever_it_ends_with(store: SQLiteStor
     assert await store.settle([outcome(forged, finished=True)]) == {"a"}
     assert await store.renew([forged], until=at(600)) == frozenset()
     assert await read(store) == claim.schedule
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Connection.setlimit is new in Python 3.11")
+async def test_claims_that_are_too_long_together_are_made_a_few_at_a_time(store: SQLiteStore) -> None:
+    await store.put([schedule(f"s-{number}", document='"' * 1_000) for number in range(8)])
+    await store._session.call(lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000))
+
+    claims = [await take(store) for _ in range(3)]
+
+    assert [[claim.schedule.id for claim in each] for each in claims] == [
+        ["s-0", "s-1", "s-2"],
+        ["s-3", "s-4", "s-5"],
+        ["s-6", "s-7"],
+    ]
 
 
 async def test_a_file_that_was_deleted_is_an_error_and_not_a_new_beginning(store: SQLiteStore, path: Path) -> None:

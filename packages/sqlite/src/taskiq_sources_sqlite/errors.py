@@ -19,10 +19,9 @@ def connection_error(path: str, error: sqlite3.Error | OSError, *, busy_timeout:
     """
     reason = str(error.strerror if isinstance(error, OSError) else error)
     advice = Advice.load("taskiq_sources_sqlite").of(reason)
-    directory = os.path.dirname(path)
     if isinstance(error, FileNotFoundError):
         reason, advice = "it was deleted while it was in use", "put it back, or restart this process to begin with an empty one"
-    elif not os.path.isdir(directory):
+    elif not os.path.isdir(directory := os.path.dirname(path)):
         advice = f"directory {directory!r} does not exist: create it"
     elif os.path.isdir(path):
         advice = "this is a directory: name a file in it"
@@ -38,6 +37,5 @@ def is_locked(error: BaseException) -> bool:
 
 def is_of_the_file(error: sqlite3.Error | OSError) -> bool:
     """Tell whether `error` comes from the file. Others, such as a broken constraint, are bugs, or ours already."""
-    if isinstance(error, OSError):
-        return not isinstance(error, SourceConnectionError)  # which is an OSError, by way of ConnectionError
-    return type(error) in {sqlite3.OperationalError, sqlite3.DatabaseError}
+    ours = isinstance(error, SourceConnectionError)  # which is an OSError, by way of ConnectionError
+    return type(error) in {sqlite3.OperationalError, sqlite3.DatabaseError} or (isinstance(error, OSError) and not ours)

@@ -20,6 +20,7 @@ from taskiq_sources_sqlite.schema import Synchronous, prepare
 
 T = TypeVar("T")
 
+_ANOTHER = (0, 0)  # a file that is never the one that is there
 _LOOK_ANYWAY = 20  # every so often changes are looked for although the operating system tells of none
 
 
@@ -86,17 +87,13 @@ class File:
             await event_or_timeout(self._closed, interval)
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        connection = None
         try:
-            connection = await self._current_connection()
-            return await _execute(connection, work)
+            return await _execute(await self._current_connection(), work)
         except (OSError, sqlite3.Error) as error:
             if not is_of_the_file(error):
                 raise
             if not is_locked(error):
-                async with self._switching:
-                    if self._connection is connection:
-                        await self._disconnect()
+                self._opened = _ANOTHER
             raise connection_error(self._path, error, busy_timeout=self._busy_timeout) from error
 
     async def _current_connection(self) -> aiosqlite.Connection:
@@ -147,13 +144,12 @@ async def _execute(connection: aiosqlite.Connection, work: Callable[[sqlite3.Con
     try:
         # Not statement by statement through aiosqlite's public methods: that would hold the file's write lock, and all other
         # processes off, while this process's event loop is busy with something else.
-        result: T = await connection._execute(work, connection._conn)  # type: ignore[no-untyped-call]  # noqa: SLF001
+        return await connection._execute(work, connection._conn)  # type: ignore[no-any-return, no-untyped-call]  # noqa: SLF001
     except asyncio.CancelledError:
         # The event loop is being closed, and the thread must not report to it afterwards. So wait for the thread to come to this
         # point; there is nothing to be rolled back.
         await connection.rollback()
         raise
-    return result
 
 
 def _identity(path: str) -> tuple[int, int]:

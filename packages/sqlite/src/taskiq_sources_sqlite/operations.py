@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from itertools import chain, compress
+from sqlite3 import Connection, Cursor, DataError
 from typing import Any, Final, TypeAlias
 
-from taskiq_sources.backends import portions
 from taskiq_sources.sql import Statements, read_sql
 
 Values: TypeAlias = Mapping[str, Any]
@@ -24,16 +23,13 @@ Rows: TypeAlias = Sequence[Sequence[Any]]
 
 #: Of these conditions the first that is asked for is looked up in its index, so the most selective come first. The others are
 #: only checked: a unary plus keeps the planner, which has no statistics, from its own choice.
-_LOOKED_UP = (
-    *("quarantined", "paused", "due_before", "owner", "task_name", "not_quarantined", "not_paused"),
-    *("schedule_id", "status"),
-)
+_INDEXED = ["quarantined", "paused", "due_before", "owner", "task_name", "not_quarantined", "not_paused", "schedule_id", "status"]
 
 
 class _Statements(Statements):
     def _joined(self, name: str, conditions: Collection[str]) -> str:
         sql = super()._joined(name, conditions)
-        for condition in [condition for condition in _LOOKED_UP if condition in conditions][1:]:
+        for condition in [condition for condition in _INDEXED if condition in conditions][1:]:
             block = self._blocks[f"{name}.{condition}"]
             sql = sql.replace(block, block.replace("AND ", "AND +", 1))
         if name == "runs" and "schedule_id" in conditions:
@@ -43,12 +39,15 @@ class _Statements(Statements):
 
 
 _VALUES = re.compile(r"(?<=VALUES )\([?, \n]*\)")
-_ROWS_AT_A_TIME = 100  # of at most 11 values: a statement takes 32,766
+
+#: As many as the engine settles at once, and a few sizes for the rest: to prepare a statement takes longer than to execute it. A
+#: statement takes 32,766 values, and a row has at most 11.
+_ROWS_AT_A_TIME = (500, 100, 10, 1)
 
 SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), marker="?")
 
 
-def run(connection: sqlite3.Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows | str:
+def run(connection: Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows | str:
     """Do one operation of the store and return its rows, or their JSON."""
     if operation not in _WRITING:
         return execute(connection, operation, values, conditions).fetchall()
@@ -58,23 +57,20 @@ def run(connection: sqlite3.Connection, operation: str, values: Values, conditio
         return _WRITING[operation](connection, values, conditions)
 
 
-def execute(
-    connection: sqlite3.Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()
-) -> sqlite3.Cursor:
+def execute(connection: Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()) -> Cursor:
     """Execute one statement."""
-    sql, arguments = SQL.bind(name, values or {}, conditions)
-    return connection.execute(
-        sql, [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in arguments]
-    )
+    sql, bound = SQL.bind(name, values or {}, conditions)
+    arguments = [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in bound]
+    return connection.execute(sql, arguments)
 
 
-def version(connection: sqlite3.Connection) -> tuple[sqlite3.Connection, int, int]:
+def version(connection: Connection) -> tuple[Connection, int, int]:
     """Return what differs after a write, be it through this connection or through another one."""
     return connection, execute(connection, "data_version").fetchone()[0], connection.total_changes
 
 
 @contextmanager
-def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def write_transaction(connection: Connection) -> Iterator[None]:
     """Take the file's write lock at once, and commit or, after any error, roll back."""
     execute(connection, "begin")
     try:
@@ -85,43 +81,48 @@ def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _put(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+def _put(connection: Connection, values: Values, _: Collection[str]) -> Rows:
     sql, columns = SQL.bind("put", values)
     existing = {row[0] for row in execute(connection, "existing", {"ids": values["id"]})}
-    written = [values["replace"] or schedule_id not in existing for schedule_id in values["id"]]
     # In the order in which they will be claimed: then a claim finds them on a few pages and not on one each.
-    order = sorted(compress(range(len(written)), written), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
-    connection.executemany(sql, ([column[at] for column in columns] for at in order))
+    order = sorted(range(len(values["id"])), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
+    written = (at for at in order if values["replace"] or values["id"][at] not in existing)
+    connection.executemany(sql, ([column[at] for column in columns] for at in written))
     return [[set(values["id"]) - existing]]
 
 
-def _delete(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+def _delete(connection: Connection, values: Values, _: Collection[str]) -> Rows:
     return [[[row[0] for row in execute(connection, "delete", values).fetchall()]]]
 
 
-def _update(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+def _update(connection: Connection, values: Values, _: Collection[str]) -> Rows:
     found: Rows = execute(connection, "revision", values).fetchall()
     if not found or values["expected_revision"] not in {None, found[0][0]}:
         return found
     return execute(connection, "edit", values).fetchall()
 
 
-def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> str:
+def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
     values = {**values, "token": secrets.token_urlsafe(12)}  # made distinct for each row in SQL
     taken: str
-    rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()
+    try:
+        rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()
+    except DataError:  # all of it would be longer than a text may be, which is a billion bytes
+        return _claim(connection, {**values, "limit": values["limit"] // 2}, _)
     execute(connection, "lease", {**values, "rows": rows})
     return taken
 
 
-def _renew(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    held = [found == schedule_id for schedule_id, (found, _) in zip(values["id"], _leases(connection, values), strict=True)]
+def _renew(connection: Connection, values: Values, _: Collection[str]) -> Rows:
+    leases = json.loads(execute(connection, "leases", values).fetchone()[0])
+    held = [found == schedule_id for schedule_id, (found, _) in zip(values["id"], leases, strict=True)]
     execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
     return [[schedule_id] for schedule_id in compress(values["id"], held)]
 
 
-def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    claims = zip(values["id"], values["claimed_revision"], values["finished"], _leases(connection, values), strict=True)
+def _settle(connection: Connection, values: Values, _: Collection[str]) -> Rows:
+    leases = json.loads(execute(connection, "leases", values).fetchone()[0])
+    claims = zip(values["id"], values["claimed_revision"], values["finished"], leases, strict=True)
     fates = [
         "lost" if found != schedule_id else "release" if timing > claimed else "finish" if finished else "advance"
         for schedule_id, claimed, finished, (found, timing) in claims
@@ -134,33 +135,28 @@ def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) 
     return [[ids_of["lost"] | ids_of["release"].difference(compress(values["id"], values["release"]))]]
 
 
-def _prune(connection: sqlite3.Connection, values: Values, conditions: Collection[str]) -> Rows:
+def _prune(connection: Connection, values: Values, conditions: Collection[str]) -> Rows:
     return [[execute(connection, "prune", values, conditions).rowcount]]
 
 
-_WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]], Rows | str]]] = {
-    **{work.__name__[1:]: work for work in (_put, _delete, _update, _claim, _renew, _settle, _prune)},
-    "claim_ids": _claim,
-}
+_WORK = (_put, _delete, _update, _claim, _renew, _settle, _prune)
+_WRITING: Final = {"claim_ids": _claim, **{work.__name__[1:]: work for work in _WORK}}
 
 
-def _leases(connection: sqlite3.Connection, values: Values) -> list[tuple[str | None, int]]:
-    """Return, for each claim, the id and ``timing_revision`` of the schedule that its token leases."""
-    leases: list[tuple[str | None, int]] = json.loads(execute(connection, "leases", values).fetchone()[0])
-    return leases
-
-
-def _execute_each(connection: sqlite3.Connection, name: str, values: Values, selected: Sequence[bool]) -> None:
+def _execute_each(connection: Connection, name: str, values: Values, selected: Sequence[bool]) -> None:
     """Execute a statement for each of the selected rows of `values`, which are columns, with many of them at a time.
 
     ``executemany`` would give the interpreter away and fight for it again with each row: an event loop that is busy sending made
     it three times as slow.
     """
     sql, columns = SQL.bind(name, values)
-    for portion in portions(compress(zip(*columns, strict=True), selected), _ROWS_AT_A_TIME):
-        connection.execute(_for_rows(sql, len(portion)), list(chain.from_iterable(portion)))
+    rows = list(compress(zip(*columns, strict=True), selected))
+    for size in _ROWS_AT_A_TIME:
+        while len(rows) >= size:
+            connection.execute(_for_rows(sql, size), list(chain.from_iterable(rows[:size])))
+            del rows[:size]
 
 
-@lru_cache(maxsize=4 * _ROWS_AT_A_TIME)
+@cache
 def _for_rows(sql: str, number: int) -> str:
     return _VALUES.sub(lambda found: ", ".join([found[0]] * number), sql)

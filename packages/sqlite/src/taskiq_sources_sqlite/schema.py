@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
-from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources.backends import check_schema_version
+from taskiq_sources.errors import BackendVersionError, SourceConnectionError
 from taskiq_sources.sql import Migration, load_migrations
 from taskiq_sources_sqlite.errors import is_locked
 from taskiq_sources_sqlite.operations import execute, write_transaction
@@ -21,7 +22,6 @@ NEEDED_SQLITE: Final = (3, 35, 0)
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 SYNCHRONOUS: Final[dict[str, str]] = {"FULL": "synchronous_full", "NORMAL": "synchronous_normal"}
 
-_SETTINGS = ("checkpoint_seldom", "cache_more", "spill_to_memory")
 _RETRY_PAUSE = 0.01  # seconds; a change of the journal mode takes about one
 
 
@@ -127,7 +127,7 @@ def _prepare(connection: sqlite3.Connection, path: str, synchronous: str) -> Non
             "give the schedules a file of their own",
         )
     _schema_version(connection, path, newest=len(MIGRATIONS))  # refused before anything is written
-    for setting in (synchronous, *_SETTINGS):
+    for setting in (synchronous, "checkpoint_seldom", "cache_more", "spill_to_memory"):
         execute(connection, setting)
     mode = execute(connection, "use_wal").fetchone()[0]
     if mode != "wal":
@@ -142,9 +142,5 @@ def _schema_version(connection: sqlite3.Connection, path: str, *, newest: int) -
     if not execute(connection, "has_migrations").fetchone()[0]:
         return 0
     version: int = execute(connection, "schema_version").fetchone()[0]
-    if version > newest:
-        raise SchemaVersionError(
-            f"SQLite database {path!r} has schema version {version}, made by a newer release of taskiq-sources-sqlite; "
-            f"this one knows versions up to {newest}: upgrade it",
-        )
+    check_schema_version(version, newest, where=f"SQLite database {path!r}", package="taskiq-sources-sqlite")
     return version

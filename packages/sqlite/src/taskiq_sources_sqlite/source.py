@@ -15,6 +15,8 @@ from taskiq_sources_sqlite.schema import Synchronous
 from taskiq_sources_sqlite.store import SQLiteStore
 
 _FORMS = "use a path, sqlite:///relative/path.db or sqlite:////absolute/path.db"
+_IN_MEMORY = f"a database in memory cannot be shared by processes: {_FORMS}, or taskiq_sources.InMemoryScheduleSource"
+_NO_OPTIONS = "give options as keyword arguments; if the path has a '?' or '#', write %3F or %23"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two characters at least: C: is a drive
 
 
@@ -58,27 +60,18 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
         ScheduleValidationError: It names no file that processes can share.
     """
     path = os.fspath(url)
+    problems: dict[str, bool] = {}
     if isinstance(url, str) and _SCHEME.match(url):
-        path = _url_path(url)
-    if path in {"", ":memory:"}:
-        raise ScheduleValidationError(
-            "url",
-            os.fspath(url),
-            f"a database in memory cannot be shared by processes: {_FORMS}, or taskiq_sources.InMemoryScheduleSource",
-        )
-    if "\0" in path:
-        raise ScheduleValidationError("url", path, "a path has no NUL character")
-    return path
-
-
-def _url_path(url: str) -> str:
-    parts = urlsplit(url)
-    problems = {
-        f"this is no sqlite:// URL: {_FORMS}": parts.scheme != "sqlite" or not url[len("sqlite:") :].startswith("//"),
-        f"a file has no host, and a path begins after the third slash: {_FORMS}": parts.netloc != "",
-        "give options as keyword arguments; if the path has a '?' or '#', write %3F or %23": parts.query or parts.fragment,
-    }
+        parts = urlsplit(url)
+        path = unquote(parts.path[1:])
+        problems = {
+            f"this is no sqlite:// URL: {_FORMS}": not url.lower().startswith("sqlite://"),
+            f"a file has no host, and a path begins after the third slash: {_FORMS}": parts.netloc != "",
+            _NO_OPTIONS: parts.query + parts.fragment != "",
+        }
+    problems[_IN_MEMORY] = path in {"", ":memory:"}
+    problems["a path has no NUL character"] = "\0" in path
     for problem, is_there in problems.items():
         if is_there:
-            raise ScheduleValidationError("url", redact_url(url), problem)
-    return unquote(parts.path[1:])
+            raise ScheduleValidationError("url", redact_url(os.fspath(url)), problem)
+    return path
