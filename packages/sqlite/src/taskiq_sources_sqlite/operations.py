@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain, compress
+from operator import eq
 from sqlite3 import Connection, Cursor, DataError
 from typing import Any, Final, TypeAlias
 
@@ -114,18 +115,18 @@ def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
 
 
 def _renew(connection: Connection, values: Values, _: Collection[str]) -> Rows:
-    leases = json.loads(execute(connection, "leases", values).fetchone()[0])
-    held = [found == schedule_id for schedule_id, (found, _) in zip(values["id"], leases, strict=True)]
+    found, _ = map(json.loads, execute(connection, "leases", values).fetchone())
+    held = list(map(eq, values["id"], found))
     execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
     return [[schedule_id] for schedule_id in compress(values["id"], held)]
 
 
 def _settle(connection: Connection, values: Values, _: Collection[str]) -> Rows:
-    leases = json.loads(execute(connection, "leases", values).fetchone()[0])
-    claims = zip(values["id"], values["claimed_revision"], values["finished"], leases, strict=True)
+    leases = map(json.loads, execute(connection, "leases", values).fetchone())
+    claims = zip(values["id"], values["claimed_revision"], values["finished"], *leases, strict=True)
     fates = [
         "lost" if found != schedule_id else "release" if timing > claimed else "finish" if finished else "advance"
-        for schedule_id, claimed, finished, (found, timing) in claims
+        for schedule_id, claimed, finished, found, timing in claims
     ]
     ids_of = {fate: set(compress(values["id"], [each == fate for each in fates])) for fate in ("lost", "release")}
     _execute_each(connection, "record", values, [holder not in ids_of["lost"] for holder in values["run_holder"]])
@@ -150,11 +151,12 @@ def _execute_each(connection: Connection, name: str, values: Values, selected: S
     it three times as slow.
     """
     sql, columns = SQL.bind(name, values)
-    rows = list(compress(zip(*columns, strict=True), selected))
+    arguments = list(chain.from_iterable(compress(zip(*columns, strict=True), selected)))
     for size in _ROWS_AT_A_TIME:
-        while len(rows) >= size:
-            connection.execute(_for_rows(sql, size), list(chain.from_iterable(rows[:size])))
-            del rows[:size]
+        portion = size * len(columns)
+        while len(arguments) >= portion:
+            connection.execute(_for_rows(sql, size), arguments[:portion])
+            del arguments[:portion]
 
 
 @cache

@@ -162,8 +162,8 @@ UPDATE taskiq_sources_schedules SET
 WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: leases
--- What decides whether claims still count: for each of the tokens, in their order, the id and timing_revision; nulls if it is dead.
-SELECT json_group_array(json_array(stored.id, timing_revision)) FROM json_each(:token) AS given
+-- What decides whether claims still count. Two lists in the order of the tokens: ids and timing_revisions, null where one is dead.
+SELECT json_group_array(stored.id), json_group_array(timing_revision) FROM json_each(:token) AS given
 LEFT JOIN taskiq_sources_schedules AS stored ON stored.rowid = CAST(given.value AS INTEGER) AND token = given.value;
 
 -- name: renew
