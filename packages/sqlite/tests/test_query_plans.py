@@ -6,7 +6,6 @@ Work is counted in steps of SQLite's virtual machine, which is the same on every
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import sqlite3
 from collections.abc import Callable, Coroutine
@@ -73,8 +72,7 @@ class ThreadlessStore(SQLiteStore):
         self.database = database
 
     async def _run(self, operation: str, values: dict[str, Any], conditions: Any = (), *, repeatable: bool = False) -> Rows:
-        found = operations.run(self.database, operation, values, conditions)
-        return json.loads(found) if isinstance(found, str) else found
+        return operations.run(self.database, operation, values, conditions)
 
 
 def claim(database: sqlite3.Connection, *, limit: int = 10) -> list[Claim]:

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain, compress
-from operator import eq
 from sqlite3 import Connection, Cursor, DataError
 from typing import Any, Final, TypeAlias
 
@@ -48,14 +47,15 @@ _ROWS_AT_A_TIME = (500, 100, 10, 1)
 SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), marker="?")
 
 
-def run(connection: Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows | str:
-    """Do one operation of the store and return its rows, or their JSON."""
+def run(connection: Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows:
+    """Do one operation of the store and return its rows."""
     if operation not in _WRITING:
         return execute(connection, operation, values, conditions).fetchall()
     if operation == "claim" and not execute(connection, "claimable", values).fetchone()[0]:
         return []  # without the write lock, so that idle schedulers do not queue for it
     with write_transaction(connection):
-        return _WRITING[operation](connection, values, conditions)
+        done = _WRITING[operation](connection, values, conditions)
+    return json.loads(done) if isinstance(done, str) else done
 
 
 def execute(connection: Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()) -> Cursor:
@@ -116,7 +116,7 @@ def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
 
 def _renew(connection: Connection, values: Values, _: Collection[str]) -> Rows:
     found, _ = map(json.loads, execute(connection, "leases", values).fetchone())
-    held = list(map(eq, values["id"], found))
+    held = [leased == claimed for leased, claimed in zip(found, values["id"], strict=True)]
     execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
     return [[schedule_id] for schedule_id in compress(values["id"], held)]
 

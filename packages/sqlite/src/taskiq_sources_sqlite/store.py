@@ -5,7 +5,6 @@ What a call does is in :mod:`taskiq_sources_sqlite.operations`, what the tables 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
@@ -72,8 +71,7 @@ class SQLiteStore(SQLStore[File]):
         return system_now()
 
     async def _run(self, operation: str, values: Values, conditions: Sequence[str] = (), *, repeatable: bool = False) -> Rows:
-        found = await self._session.call(partial(run, operation=operation, values=values, conditions=conditions))
-        return json.loads(found) if isinstance(found, str) else found
+        return await self._session.call(partial(run, operation=operation, values=values, conditions=conditions))
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.changes(self._poll_interval)
