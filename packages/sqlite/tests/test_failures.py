@@ -167,6 +167,33 @@ async def test_watchers_of_a_file_that_was_replaced_are_told(path: Path) -> None
     await store.close()
 
 
+async def test_watchers_of_a_file_that_was_opened_anew_after_an_error_are_told(path: Path) -> None:
+    store = SQLiteStore(path, poll_interval=timedelta(milliseconds=1))
+    await store.open()
+    changes = store.watch()
+    await asyncio.wait_for(anext(changes), TIMEOUT)
+    await make_full(store)
+    with pytest.raises(SourceConnectionError, match="full"):
+        await store.put([schedule(document="x" * 100_000)])
+    await store.put([schedule()])
+
+    with pytest.raises(SourceConnectionError, match="opened anew after an error; watch again"):
+        await asyncio.wait_for(anext(changes), TIMEOUT)
+    await store.close()
+
+
+async def test_a_change_of_this_handle_is_seen_too(path: Path) -> None:
+    store = SQLiteStore(path, poll_interval=timedelta(milliseconds=1))
+    await store.open()
+    changes = store.watch()
+    await asyncio.wait_for(anext(changes), TIMEOUT)
+
+    await store.put([schedule()])
+
+    await asyncio.wait_for(anext(changes), TIMEOUT)
+    await store.close()
+
+
 async def test_a_change_of_another_handle_is_seen_soon(path: Path, store: SQLiteStore) -> None:
     watching = SQLiteStore(path, poll_interval=timedelta(milliseconds=1))
     await watching.open()
