@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
@@ -86,10 +86,9 @@ def _pack_all(records: Sequence[Sequence[object]]) -> list[bytes]:
 
 
 def _read(records: bytes, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    instants: Collection[str] = _INSTANTS.intersection(names)
+    instants = [place for place, name in enumerate(names) if name in _INSTANTS]
     for values in json.loads(records):
-        fields = dict(zip(names, values, strict=True))
-        for name in instants:
-            if fields[name] is not None:
-                fields[name] = from_ms(fields[name])
-        yield fields
+        for place in instants:
+            if values[place] is not None:
+                values[place] = from_ms(values[place])
+        yield dict(zip(names, values, strict=True))

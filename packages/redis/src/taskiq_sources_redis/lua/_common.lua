@@ -99,14 +99,13 @@ local function values_of(hash, fields)
 end
 
 local function split(packed)
-  local parts, from = {}, 1
-  local to = find(packed, SEPARATOR, 1, true)
-  while to do
-    parts[#parts + 1] = sub(packed, from, to - 1)
-    from = to + 1
-    to = find(packed, SEPARATOR, from, true)
-  end
-  parts[#parts + 1] = sub(packed, from)
+  local parts, n, from = {}, 0, 1
+  repeat
+    local to = find(packed, SEPARATOR, from, true)
+    n = n + 1
+    parts[n] = sub(packed, from, to and to - 1 or -1)
+    from = (to or 0) + 1
+  until not to
   return parts
 end
 
@@ -130,8 +129,11 @@ end
 local collected = { ZREM = {}, HDEL = {}, ZADD = {}, HSET = {} } -- by command and key: a list and, as n, its length
 
 local function list_for(command, key)
-  local list = collected[command][key] or { n = 0 }
-  collected[command][key] = list
+  local list = collected[command][key]
+  if not list then
+    list = { n = 0 }
+    collected[command][key] = list
+  end
   return list
 end
 
