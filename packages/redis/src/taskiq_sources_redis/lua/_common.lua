@@ -18,8 +18,8 @@ local byte, find, match, sub = string.byte, string.find, string.match, string.su
 
 -- -- records and history rows: JSON values, one a line, so that the caller reads them with one call ------------------------------
 
--- Instants are milliseconds since the epoch. The order is such that what claims and settles write is in one piece each. A value is
--- taken as the text that it is: JSON has no line break within a text, and texts that are equal were written equally.
+-- Instants are milliseconds since the epoch. What decides where a schedule belongs comes early, and what a settle writes is in one
+-- piece. A value is taken as the text that it is: JSON has no line break within a text, and equal texts were written equally.
 local NAMES = {
   "token", "lease_until", "claimant", -- null without a lease
   "paused", "revision", "timing_revision",
