@@ -29,6 +29,7 @@ from taskiq_sources_conformance.servers import (
     start_postgres,
     start_redis,
     start_redis_cluster,
+    start_valkey,
     url_of,
     url_or_skip,
 )
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.process
 
 STARTERS: dict[str, Callable[[], Server]] = {
     "redis": start_redis,
+    "valkey": start_valkey,
     "postgres": start_postgres,
     "mongo": start_mongo,
     "mongo_replica_set": lambda: start_mongo(replica_set=True),
@@ -540,4 +542,4 @@ def test_command_line_names_what_cannot_be_had(tmp_path: Path) -> None:
     done = run_with_servers("--only", "redis,oracle", "--", "true", **nowhere)
 
     assert done.returncode == 2
-    assert "'oracle' is not known; choose from redis, redis_cluster, postgres, mongo, mongo_replica_set" in done.stderr
+    assert "'oracle' is not known; choose from redis, redis_cluster, valkey, postgres, mongo, mongo_replica_set" in done.stderr

@@ -1,4 +1,4 @@
-"""The Redis store and source against every rule of the contract: on one server, and on a Cluster of three."""
+"""The Redis store and source against every rule of the contract: Redis, a Cluster of three, and Valkey."""
 
 from functools import partial
 
@@ -15,7 +15,8 @@ class TestRedisStore(StoreConformance):
     unreachable = pytest.fixture(lambda _self: Unreachable(RedisStore("redis://:s3cr3t@127.0.0.1:9/7"), (":9", "/7"), "s3cr3t"))
 
     async def server_version(self, store: RedisStore) -> str:
-        return str((await store._session.client.info("server"))["redis_version"])
+        told = await store._session.client.info("server")
+        return str(told.get("valkey_version", told["redis_version"]))
 
     async def make_schema_newer(self, store: RedisStore) -> None:
         await store._session.client.hset(store._shards.keys[0][-1], "version", 9999)
@@ -35,3 +36,11 @@ class TestRedisClusterStore(TestRedisStore):
 
 class TestRedisClusterSource(TestRedisSource):
     backend = "redis_cluster"
+
+
+class TestValkeyStore(TestRedisStore):
+    backend = "valkey"
+
+
+class TestValkeySource(TestRedisSource):
+    backend = "valkey"

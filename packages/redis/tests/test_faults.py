@@ -405,6 +405,22 @@ async def test_a_lost_subscription_is_an_error_and_can_be_renewed(server: RedisS
         await until(lambda: not server.command("CLIENT", "LIST", "TYPE", "pubsub"))  # connections go with subscriptions
 
 
+async def test_a_quiet_subscription_is_asked_whether_it_holds(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskiq_sources_redis.server._IDLE_SECONDS", 0.5)
+    async with opened(server.url) as store:
+        news = store.watch()
+        await anext(news)
+        waiting = asyncio.ensure_future(anext(news))
+        await until(lambda: "cmd=ping" in server.command("CLIENT", "LIST", "TYPE", "pubsub"))
+        assert not waiting.done()  # the answer is no news
+        server.pause()
+        try:
+            with pytest.raises(SourceConnectionError, match="does not answer"):
+                await asyncio.wait_for(waiting, PATIENCE)
+        finally:
+            server.resume()
+
+
 def test_a_process_that_forgets_to_shut_down_exits(server: RedisServer) -> None:
     program = """if True:
         import asyncio, sys

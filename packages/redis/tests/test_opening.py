@@ -19,7 +19,6 @@ from taskiq_sources.plugins import BACKENDS_GROUP, source_from_url
 from taskiq_sources_conformance.build import listed, schedule
 from taskiq_sources_conformance.servers import ServerUnavailable, start_redis
 from taskiq_sources_redis import RedisScheduleSource, RedisStore
-from taskiq_sources_redis.server import Server
 
 pytestmark = pytest.mark.anyio
 
@@ -54,7 +53,7 @@ def test_a_url_that_is_not_valid_is_refused_at_once(url: str) -> None:
         RedisScheduleSource(url)
 
     assert "cr3t" not in f"{caught.value} {caught.value.__cause__!r}"
-    assert caught.value.__suppress_context__
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -154,19 +153,11 @@ async def test_a_newer_layout_is_refused_and_left_alone(url: str, place: dict[st
     await first.close()
 
 
-async def test_an_old_server_is_refused(place: dict[str, Any]) -> None:
-    """No server older than 6.2 is to be had: what this one tells of itself is changed on its way."""
-
-    class Older(Server):
-        async def run(self, *arguments: Any) -> Any:
-            return [b"5.0.7" if told.startswith((b"6.", b"7.", b"8.")) else told for told in await super().run(*arguments)]
-
-    class StoreOnOlder(RedisStore):
-        def _begin(self) -> Server:
-            return Older(*self._make_client(), where="here")
-
-    with pytest.raises(BackendVersionError, match=r"5\.0\.7"):
-        await StoreOnOlder(**place).open()
+async def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, place: dict[str, Any]) -> None:
+    """No server older than 6.2 is to be had: every one is when a newer one is asked for."""
+    monkeypatch.setattr("taskiq_sources_redis.store._OLDEST_SERVER", "100.0")
+    with pytest.raises(BackendVersionError, match=r"is version \d+\.\d+\.\d+; 100\.0 or later is needed"):
+        await RedisStore(**place).open()
 
 
 @pytest.mark.parametrize(

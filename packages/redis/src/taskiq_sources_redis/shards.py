@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final, TypeAlias
+
+from taskiq_sources.backends import portions
+from taskiq_sources_redis.records import Part, join
 
 #: The keys of a shard, in the order that the scripts take them in.
 Keys: TypeAlias = tuple[bytes, ...]
 
-#: What an operation is told of one schedule; the id comes first.
-Part: TypeAlias = Sequence[bytes]
+#: A shard, and in one text what an operation is told of schedules in it; nothing for all of them.
+Place: TypeAlias = tuple[Keys, bytes]
 
 BATCH: Final = 500  # schedules in one call: a few milliseconds, in which Redis answers nobody else
 _BATCH_BYTES = 4 * 1024 * 1024
-
 _NAMES = ("state", "documents", "due", "leased", "parked", "ids", "index", "runs", "run-times", "runs-index", "meta")
 
 
@@ -34,29 +37,16 @@ class Shards:
         #: Where changes are told.
         self.channel = f"{{{tag}:0}}:changes".encode()
 
-    def of(self, schedule_id: bytes) -> Keys:
-        """Return the keys of the shard that a schedule is in."""
-        return self.keys[zlib.crc32(schedule_id) % len(self.keys)]
-
-    def batches(self, parts: Iterable[Part]) -> dict[Keys, list[list[bytes]]]:
-        """Sort the parts by shard, and cut what goes to each into batches, small enough in number and in bytes."""
-        by_shard: dict[Keys, list[Part]] = {self.keys[0]: list(parts)}
-        if len(self.keys) > 1:
-            by_shard, every = {}, by_shard[self.keys[0]]
-            for part in every:
-                by_shard.setdefault(self.of(part[0]), []).append(part)
-        return {keys: list(_cut(some)) for keys, some in by_shard.items()}
+    def places(self, parts: Iterable[Part] | None = None) -> list[Place]:
+        """Sort the parts by shard, and cut what goes to each into batches that are small enough; of None, name all shards."""
+        if parts is None:
+            return [(keys, b"") for keys in self.keys]
+        by_shard: defaultdict[Keys, list[bytes]] = defaultdict(list)
+        for part in parts:
+            by_shard[self.keys[zlib.crc32(part[0]) % len(self.keys)]].append(join(part))
+        return [(keys, join(batch)) for keys, some in by_shard.items() for batch in portions(some, _fitting(some))]
 
 
-def _cut(parts: Iterable[Part]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    number = size = 0
-    for part in parts:
-        length = sum(map(len, part))
-        if number and (number == BATCH or size + length > _BATCH_BYTES):
-            yield batch
-            batch, number, size = [], 0, 0
-        batch += part
-        number, size = number + 1, size + length
-    if batch:
-        yield batch
+def _fitting(parts: Iterable[bytes]) -> int:
+    """Return how many of the parts go into one call, even if all were as long as the longest."""
+    return max(1, min(BATCH, _BATCH_BYTES // max(map(len, parts))))

@@ -1,4 +1,4 @@
-"""Real servers for tests: Redis, Redis Cluster, PostgreSQL and MongoDB, without root rights, fixed ports or anything left behind.
+"""Real servers for tests: Redis, Valkey, PostgreSQL and MongoDB, without root rights, fixed ports or anything left behind.
 
 ::
 
@@ -18,7 +18,7 @@ from taskiq_sources_conformance.servers.base import Server
 from taskiq_sources_conformance.servers.errors import ServerUnavailable
 from taskiq_sources_conformance.servers.mongo import MongoServer, start_mongo
 from taskiq_sources_conformance.servers.postgres import PostgresServer, start_postgres
-from taskiq_sources_conformance.servers.redis import RedisCluster, RedisServer, start_redis, start_redis_cluster
+from taskiq_sources_conformance.servers.redis import RedisCluster, RedisServer, start_redis, start_redis_cluster, start_valkey
 from taskiq_sources_conformance.servers.session import url_of, url_or_skip
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "start_postgres",
     "start_redis",
     "start_redis_cluster",
+    "start_valkey",
     "url_of",
     "url_or_skip",
 ]

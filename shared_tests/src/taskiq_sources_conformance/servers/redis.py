@@ -1,4 +1,4 @@
-"""Redis: a single server, a replica of one, and a Cluster of three masters."""
+"""Redis: a single server, a replica of one, and a Cluster of three masters; and Valkey, which is run in the same way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from taskiq_sources_conformance.servers import binaries
 from taskiq_sources_conformance.servers.base import Server, launch
-from taskiq_sources_conformance.servers.binaries import Binary
+from taskiq_sources_conformance.servers.binaries import Binary, Program
 from taskiq_sources_conformance.servers.errors import ServerUnavailable
 from taskiq_sources_conformance.servers.wire import WireError, redis_command
 
@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.01
 
 
 class RedisServer(Server):
-    """A running redis-server. :func:`start_redis` makes it."""
+    """A running redis-server or valkey-server. :func:`start_redis` and :func:`start_valkey` make it."""
 
     def __init__(self, binary: Binary, port: int, settings: Mapping[str, str], login: Sequence[str]) -> None:
         super().__init__(binary, port)
@@ -89,6 +89,7 @@ def start_redis(
     user: str | None = None,
     replica_of: RedisServer | None = None,
     settings: Mapping[str, str] | None = None,
+    program: Program = binaries.REDIS,
 ) -> RedisServer:
     """Start a Redis.
 
@@ -98,6 +99,7 @@ def start_redis(
         user: With `password`: the one user (ACL) that may log in; the default user is turned off.
         replica_of: Be a read-only replica of that server; returns when it is in step.
         settings: More directives of redis.conf, as ``{"maxmemory": "1mb"}``.
+        program: What to start; Valkey takes the same settings.
 
     Raises:
         ServerUnavailable: None can be had.
@@ -115,10 +117,19 @@ def start_redis(
             *master_user, master_password = replica_of._login
             known |= {"masterauth": master_password} | ({"masteruser": master_user[0]} if master_user else {})
     login = [word for word in (user, password) if word is not None]
-    server = launch(binaries.REDIS, lambda binary, port: RedisServer(binary, port, {**known, **(settings or {})}, login))
+    server = launch(program, lambda binary, port: RedisServer(binary, port, {**known, **(settings or {})}, login))
     if replica_of is not None:
         _wait_for([server], "INFO", "replication", until="master_link_status:up")
     return server
+
+
+def start_valkey(*, appendonly: bool = True, settings: Mapping[str, str] | None = None) -> RedisServer:
+    """Start a Valkey. The arguments are those of :func:`start_redis`.
+
+    Raises:
+        ServerUnavailable: None can be had.
+    """
+    return start_redis(appendonly=appendonly, settings=settings, program=binaries.VALKEY)
 
 
 class RedisCluster:

@@ -18,7 +18,7 @@ from taskiq_sources_conformance.servers.base import Server
 from taskiq_sources_conformance.servers.errors import ServerUnavailable
 from taskiq_sources_conformance.servers.mongo import start_mongo
 from taskiq_sources_conformance.servers.postgres import start_postgres
-from taskiq_sources_conformance.servers.redis import RedisCluster, start_redis, start_redis_cluster
+from taskiq_sources_conformance.servers.redis import RedisCluster, start_redis, start_redis_cluster, start_valkey
 
 #: Where other processes of this session ask for servers, and the word that lets them: ``port:token``.
 HUB = "TASKIQ_SOURCES_SERVER_HUB"
@@ -37,6 +37,7 @@ class Kind:
 KINDS = {
     "redis": Kind("TASKIQ_SOURCES_REDIS_URL", start_redis),
     "redis_cluster": Kind("TASKIQ_SOURCES_REDIS_CLUSTER_URL", start_redis_cluster),
+    "valkey": Kind("TASKIQ_SOURCES_VALKEY_URL", start_valkey),
     "postgres": Kind("TASKIQ_SOURCES_POSTGRES_URL", start_postgres),
     "mongo": Kind("TASKIQ_SOURCES_MONGO_URL", start_mongo),
     "mongo_replica_set": Kind("TASKIQ_SOURCES_MONGO_REPLICA_SET_URL", lambda: start_mongo(replica_set=True)),
@@ -49,7 +50,7 @@ def url_of(kind: str) -> str:
     All tests of the session share it: keep to a prefix, schema or database of your own.
 
     Args:
-        kind: ``redis``, ``redis_cluster``, ``postgres``, ``mongo`` (standalone) or ``mongo_replica_set``.
+        kind: ``redis``, ``redis_cluster``, ``valkey``, ``postgres``, ``mongo`` (standalone) or ``mongo_replica_set``.
 
     Raises:
         ServerUnavailable: None can be had; the message is the reason.

@@ -1,80 +1,90 @@
 -- What the operations share; put in front of each of them. A shard is eleven keys with one hash tag, always given in this order:
-local STATE = KEYS[1]       -- hash: id -> packed record, everything but the document
+local STATE = KEYS[1]       -- hash: id -> record, everything but the document
 local DOCUMENTS = KEYS[2]   -- hash: id -> document; apart, so that claims and settles do not rewrite it
 local DUE = KEYS[3]         -- sorted set: what may be claimed, by next_run_at
 local LEASED = KEYS[4]      -- sorted set: what is claimed, by the instant from which it may be claimed again
 local PARKED = KEYS[5]      -- sorted set: what is pending but paused or quarantined, by next_run_at
 local IDS = KEYS[6]         -- sorted set of equal scores: all ids, in the order of bytes
-local INDEX = KEYS[7]       -- sorted set of equal scores: kind .. id; kinds are in each_member()
-local RUNS = KEYS[8]        -- hash: occurrence id -> packed history row
+local INDEX = KEYS[7]       -- sorted set of equal scores: kind .. id; kinds are in each_kind()
+local RUNS = KEYS[8]        -- hash: occurrence id -> history row
 local RUN_TIMES = KEYS[9]   -- sorted set of equal scores: time .. occurrence id of all history rows
 local RUNS_INDEX = KEYS[10] -- sorted set of equal scores: kind .. time .. occurrence id; kinds are in each_member_of_run()
 local META = KEYS[11]       -- hash: version of this layout, number of shards
 
-local NEVER = math.huge     -- next_run_at and scheduled_for of what is not pending
+local SEPARATOR = "\255"    -- between the parts of a list: no UTF-8 text has this byte
 local CHUNK = 1000          -- most members that one command is given: Lua passes at most some 8,000 arguments
 
--- -- records, as records.py packs them ------------------------------------------------------------------------------------------
+local byte, find, match, sub = string.byte, string.find, string.match, string.sub -- looked up once, for they are used most
 
--- The lease comes first, and what a settle writes next, so that claims and settles need not look at the rest:
---    1 token, lease_until, length of claimant: all zero but lease_until, which is -inf, without a lease;
---   29 attempt; 33 next_run_at, scheduled_for, coalesced, run_count, length of last_error, quarantined;
---   62 paused, revision, timing_revision, anchor, created_at, updated_at, lengths of timing and owner, digests of task and owner;
---  111 texts: timing, owner, task, last_error, claimant.
-local HEAD = "<c16dI4I4ddI4I4I4BBI4I4dddI4I4c4c4"
-local NO_LEASE = struct.pack("<c16dI4", string.rep("\0", 16), -math.huge, 0)
-local NOBODY = "\0\0\0\0"
+-- -- records and history rows: JSON values, one a line, so that the caller reads them with one call ------------------------------
+
+-- Instants are milliseconds since the epoch. What decides where a schedule belongs comes early, and what a settle writes is in one
+-- piece. A value is taken as the text that it is: JSON has no line break within a text, and equal texts were written equally.
+local NAMES = {
+  "token", "lease_until", "claimant", -- null without a lease
+  "paused", "revision", "timing_revision",
+  "attempt", "next_run_at", "quarantined", "scheduled_for", "coalesced", "run_count", "last_error", -- what a settle writes
+  "anchor", "created_at", "updated_at", "timing", "owner", "task_name",
+}
+local NO_LEASE = "null,\nnull,\nnull,\n"
+local DECIDING = "^%S+,\n(-?%w+),\n[^\n]+,\n()(%a+),\n%d+,\n(%d+),\n()%d+,\n(-?%w+),\n(%a+)"
+local PROGRESS = "^%d+,\n%-?%w+,\n%a+,\n%-?%w+,\n%d+,\n%d+,\n[^\n]+,\n"
+
+-- What decides where a record belongs, and where its pieces begin: lease_until, where paused is, paused, timing_revision, where
+-- attempt is, next_run_at, quarantined.
+local function deciding(record)
+  return match(record, DECIDING)
+end
 
 local function decode(record)
-  local r, at = {}, nil
-  local error_length, claimant_length, timing_length, owner_length
-  r.token, r.lease_until, claimant_length, r.attempt, r.next_run_at, r.scheduled_for, r.coalesced, r.run_count, error_length,
-    r.quarantined, r.paused, r.revision, r.timing_revision, r.anchor, r.created_at, r.updated_at, timing_length, owner_length,
-    r.task_digest, r.owner_digest, at = struct.unpack(HEAD, record)
-  local task_length = #record - at + 1 - timing_length - owner_length - error_length - claimant_length
-  local function text(length)
-    at = at + length
-    return string.sub(record, at - length, at - 1)
+  local r, position = {}, 0
+  for value in string.gmatch(record .. ",", "([^\n]+),\n?") do
+    position = position + 1
+    r[NAMES[position]] = value
   end
-  r.timing, r.owner, r.task, r.last_error = text(timing_length), text(owner_length), text(task_length), text(error_length)
-  r.claimant = text(claimant_length)
   return r
 end
 
 local function encode(r)
-  return struct.pack(HEAD, r.token, r.lease_until, #r.claimant, r.attempt, r.next_run_at, r.scheduled_for, r.coalesced,
-    r.run_count, #r.last_error, r.quarantined, r.paused, r.revision, r.timing_revision, r.anchor, r.created_at, r.updated_at,
-    #r.timing, #r.owner, r.task_digest, r.owner_digest) .. r.timing .. r.owner .. r.task .. r.last_error .. r.claimant
+  local values = {}
+  for position, name in ipairs(NAMES) do values[position] = r[name] end
+  return table.concat(values, ",\n")
 end
 
-local function token_of(record)
-  return string.sub(record, 1, 16)
+local function increased(number)
+  return string.format("%d", number + 1)
 end
 
-local function has_lease(record)
-  return string.byte(record, 1) ~= 0
+-- `token` as the text that it is in JSON, in quotes.
+local function has_token(record, token)
+  return sub(record, 1, #token) == token
 end
 
+-- Nothing without a lease, as a text.
 local function lease_until_of(record)
-  return (struct.unpack("<d", record, 17))
+  return match(record, '^"[^"]*",\n(-?%d+)')
 end
 
+local function holds_others_off(record, now)
+  local lease_until = lease_until_of(record)
+  return lease_until and tonumber(lease_until) > now
+end
+
+-- As a text; "null" where nothing is pending.
 local function next_run_at_of(record)
-  return (struct.unpack("<d", record, 33))
+  local _, _, _, _, _, next_run_at = deciding(record)
+  return next_run_at
 end
 
--- Neither paused nor quarantined.
-local function is_active(record)
-  local quarantined, paused = string.byte(record, 61, 62)
-  return quarantined == 0 and paused == 0
+local function owner_and_task_of(record, progress)
+  return match(record, PROGRESS .. "%-?%d+,\n%-?%d+,\n%-?%d+,\n[^\n]+,\n([^\n]+),\n([^\n]+)", progress)
 end
 
--- A record without the text of its claimant, which comes last, and without what comes before `first`.
-local function body_of(record, first)
-  return string.sub(record, first, #record - struct.unpack("<I4", record, 25))
+local function later(one, other)
+  return tonumber(one) > tonumber(other) and one or other
 end
 
--- -- reading, and lists in one string -------------------------------------------------------------------------------------------
+-- -- reading, and lists in one string: thousands of arguments, or answers, would cost both sides much more -----------------------
 
 -- Values of a hash, false where there is none, in the order of `fields`.
 local function values_of(hash, fields)
@@ -88,55 +98,56 @@ local function values_of(hash, fields)
   return values
 end
 
--- The strings that the caller has packed, each behind its length: thousands of arguments would cost much more.
 local function split(packed)
-  local parts, position = {}, 1
-  while position <= #packed do
-    local number = struct.unpack("<I4", packed, position)
-    local found = { struct.unpack("<" .. string.rep("I4c0", number), packed, position + 4) }
-    position = table.remove(found)
-    if position > #packed and #parts == 0 then return found end
-    for _, part in ipairs(found) do parts[#parts + 1] = part end
-  end
+  local parts, n, from = {}, 0, 1
+  repeat
+    local to = find(packed, SEPARATOR, from, true)
+    n = n + 1
+    parts[n] = sub(packed, from, to and to - 1 or -1)
+    from = (to or 0) + 1
+  until not to
   return parts
 end
 
--- Strings in one, for the same reason: their number, their lengths, and they themselves.
-local function joined(strings)
-  local parts = { struct.pack("<I4", #strings) }
-  for first = 1, #strings, CHUNK do
-    local lengths = {}
-    for i = first, math.min(first + CHUNK - 1, #strings) do lengths[#lengths + 1] = #strings[i] end
-    parts[#parts + 1] = struct.pack("<" .. string.rep("I4", #lengths), unpack(lengths))
-  end
-  parts[#parts + 1] = table.concat(strings)
-  return table.concat(parts)
+local function joined(parts)
+  return table.concat(parts, SEPARATOR)
+end
+
+local function json_of(records)
+  return #records == 0 and "[]" or "[[" .. table.concat(records, "],[") .. "]]"
 end
 
 -- What the caller makes schedules of: ids, records, documents.
 local function reply_of(ids, records)
   local documents = values_of(DOCUMENTS, ids)
   for i = 1, #ids do documents[i] = documents[i] or "" end
-  return { joined(ids), joined(records), joined(documents) }
+  return { joined(ids), json_of(records), joined(documents) }
 end
 
 -- -- writing: what is to be done is collected, and done by commit(), in one command for each kind and key ------------------------
 
-local collected = { ZREM = {}, HDEL = {}, ZADD = {}, HSET = {} }
-for _, lists in pairs(collected) do
-  for _, key in ipairs(KEYS) do lists[key] = {} end
+local collected = { ZREM = {}, HDEL = {}, ZADD = {}, HSET = {} } -- by command and key: a list and, as n, its length
+
+local function list_for(command, key)
+  local list = collected[command][key]
+  if not list then
+    list = { n = 0 }
+    collected[command][key] = list
+  end
+  return list
 end
 
 local function remove(command, key, member)
-  local list = collected[command][key]
-  list[#list + 1] = member
+  local list = list_for(command, key)
+  list.n = list.n + 1
+  list[list.n] = member
 end
 
--- Score and member of a sorted set, or field and value of a hash.
+-- Score and member of a sorted set, or field and value of a hash. Scores are texts: Redis writes numbers of Lua slowly.
 local function write(command, key, first, second)
-  local list = collected[command][key]
-  local length = #list
-  list[length + 1], list[length + 2] = first, second
+  local list = list_for(command, key)
+  local n = list.n + 2
+  list[n - 1], list[n], list.n = first, second, n
 end
 
 local function send(command, key, arguments)
@@ -153,10 +164,10 @@ local function commit()
   for _, command in ipairs({ "ZREM", "HDEL", "ZADD", "HSET" }) do
     for _, key in ipairs(KEYS) do
       local list = collected[command][key]
-      if #list > 0 then
-        collected[command][key] = {}
+      if list then
+        collected[command][key] = nil
         local done = send(command, key, list)
-        if key == LEASED and command == "ZREM" and done < #list then
+        if key == LEASED and command == "ZREM" and done < list.n then
           -- A claim that met more ended leases than it took has put the others among what is due.
           send("ZREM", DUE, list)
         elseif key == STATE and command == "HDEL" then
@@ -168,49 +179,49 @@ local function commit()
   end
 end
 
--- Members of INDEX: t of a task, o of an owner, p paused, q quarantined. Digests have one length, so that long names cost no more;
--- who reads compares the names too.
-local function each_member(id, record, act)
-  act("t" .. string.sub(record, 103, 106) .. id)
-  local owner = string.sub(record, 107, 110)
-  if owner ~= NOBODY then act("o" .. owner .. id) end
-  local quarantined, paused = string.byte(record, 61, 62)
-  if paused ~= 0 then act("p" .. id) end
-  if quarantined ~= 0 then act("q" .. id) end
-end
-
--- Members of RUNS_INDEX: s of a schedule, and F, M, U of each status but the usual one. A row begins with the digest of its
--- schedule's id (4), its time (8) and the letter of its status.
-local function each_member_of_run(time_and_id, row, act)
-  act("s" .. string.sub(row, 1, 4) .. time_and_id)
-  local status = string.sub(row, 13, 13)
-  if status ~= "S" then act(status .. time_and_id) end
+-- Members of INDEX: t of a task, o of an owner, p paused, q quarantined. A name is in quotes, so none is the beginning of another.
+local function each_kind(id, record, act)
+  local _, _, paused, _, progress, _, quarantined = deciding(record)
+  local owner, task = owner_and_task_of(record, progress)
+  act("t" .. task .. id)
+  if owner ~= "null" then act("o" .. owner .. id) end
+  if paused == "true" then act("p" .. id) end
+  if quarantined == "true" then act("q" .. id) end
 end
 
 local function index(member) write("ZADD", INDEX, "0", member) end
 local function unindex(member) remove("ZREM", INDEX, member) end
-local function index_run(member) write("ZADD", RUNS_INDEX, "0", member) end
-local function unindex_run(member) remove("ZREM", RUNS_INDEX, member) end
 
--- The one set that a schedule belongs to, if any.
-local function set_of(record)
-  if next_run_at_of(record) == NEVER then return nil end
-  return not is_active(record) and PARKED or has_lease(record) and LEASED or DUE
+-- The one set that a schedule belongs to, if any, and its score there.
+local function place_of(lease_until, paused, next_run_at, quarantined)
+  if next_run_at == "null" then return nil end
+  if paused == "true" or quarantined == "true" then return PARKED, next_run_at end
+  if lease_until == "null" then return DUE, next_run_at end
+  return LEASED, later(next_run_at, lease_until)
 end
 
-local function score_in(set, record)
-  return set == LEASED and math.max(next_run_at_of(record), lease_until_of(record)) or next_run_at_of(record)
-end
-
--- Collects a change of a record, and what follows for the sets; `before` is false for a new schedule, `after` for one that goes.
-local function change(id, before, after)
-  local from, to = before and set_of(before), after and set_of(after)
+-- Collects a move from one set to another.
+local function move(id, from, to, score)
   if from and (from ~= to or from == LEASED) then remove("ZREM", from, id) end -- what is leased may be in DUE: commit() knows
-  if to then write("ZADD", to, score_in(to, after), id) end
-  if not (before and after and string.sub(before, 61, 62) == string.sub(after, 61, 62)
-    and string.sub(before, 103, 110) == string.sub(after, 103, 110)) then
-    if before then each_member(id, before, unindex) end
-    if after then each_member(id, after, index) end
+  if to then write("ZADD", to, score, id) end
+end
+
+-- Collects a change of a record, and what follows for the sets. `before` is false for a new schedule, `after` for one that goes;
+-- `is_same` says that task and owner are the old ones.
+local function change(id, before, after, is_same)
+  local from, to, score, was_paused, was_quarantined, lease_until, paused, next_run_at, quarantined, _
+  if before then
+    lease_until, _, was_paused, _, _, next_run_at, was_quarantined = deciding(before)
+    from = place_of(lease_until, was_paused, next_run_at, was_quarantined)
+  end
+  if after then
+    lease_until, _, paused, _, _, next_run_at, quarantined = deciding(after)
+    to, score = place_of(lease_until, paused, next_run_at, quarantined)
+  end
+  move(id, from, to, score)
+  if not is_same or was_quarantined ~= quarantined or was_paused ~= paused then
+    if before then each_kind(id, before, unindex) end
+    if after then each_kind(id, after, index) end
   end
   if after then
     write("HSET", STATE, id, after)
@@ -220,7 +231,28 @@ local function change(id, before, after)
   end
 end
 
+-- -- order -----------------------------------------------------------------------------------------------------------------------
+
 -- Bytes as digits: Lua compares text by the server's locale, in which digits alone are safe.
 local function sort_key(text)
-  return (string.gsub(text, ".", function(byte) return string.format("%03d", string.byte(byte)) end))
+  return (string.gsub(text, ".", function(letter) return string.format("%03d", byte(letter)) end))
 end
+
+-- An instant as 15 digits, in which earlier is smaller: moved, because a sign would disturb the order.
+local function time_key(milliseconds)
+  if #milliseconds == 13 and byte(milliseconds) ~= 45 then return "10" .. milliseconds end -- not the minus: 2001 to 2286
+  return string.format("%015.0f", milliseconds + 100000000000000)
+end
+
+-- Members of RUN_TIMES and of RUNS_INDEX, the latter by kind: s of a schedule, and each status but the usual one. A history row
+-- begins with recorded_at, status and schedule_id.
+local function each_member_of_run(id, row, act)
+  local recorded_at, status, position = match(row, '^(-?%d+),\n("%a+"),\n()')
+  local time_and_id = time_key(recorded_at) .. id
+  act(RUN_TIMES, time_and_id)
+  act(RUNS_INDEX, "s" .. sub(row, position, find(row, "\n", position, true) - 2) .. time_and_id)
+  if status ~= '"sent"' then act(RUNS_INDEX, status .. time_and_id) end
+end
+
+local function index_run(list, member) write("ZADD", list, "0", member) end
+local function unindex_run(list, member) remove("ZREM", list, member) end

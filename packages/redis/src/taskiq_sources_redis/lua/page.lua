@@ -1,25 +1,28 @@
--- Lists schedules in the order of ids. ARGV: after or "", limit, due_before or "", paused "" "0" "1", quarantined the same; kinds of
--- INDEX that hold all that match, and "" for IDS... The shortest of those lists is read, and the digests of the others compared.
--- Returns the id to go on after, "" if there is nothing more; and ids, records, documents of what matches. A call looks at a
--- bounded number of schedules, so it may return fewer than `limit` and still not be at the end.
-local after, limit, due_before, paused, quarantined = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+-- Lists schedules in the order of ids. ARGV: after or "", limit; task, paused, quarantined, owner, due_before, each "null" for any.
+-- Of the lists that hold all that match, the shortest is read. Returns the id to go on after, "" if there is nothing more; and ids,
+-- records, documents of what matches. A call looks at a bounded number of schedules, so it may return fewer than `limit` and still
+-- not be at the end.
+local after, limit, task, paused, quarantined, owner = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local due_before = tonumber(ARGV[7])
 local MOST_EXAMINED = 5000
 local MOST_DUE = 1000 -- so few are better looked up by their due time, and sorted
 
-local digests = {}
-for i = 6, #ARGV do
-  local letter = string.sub(ARGV[i], 1, 1)
-  if letter == "t" or letter == "o" then digests[letter == "t" and 103 or 107] = string.sub(ARGV[i], 2) end
+local function matches(record)
+  local _, _, is_paused, _, progress, next_run_at, is_quarantined = deciding(record)
+  local record_owner, record_task
+  if task ~= "null" or owner ~= "null" then record_owner, record_task = owner_and_task_of(record, progress) end
+  return (not due_before or next_run_at ~= "null" and tonumber(next_run_at) < due_before)
+    and (paused == "null" or is_paused == paused)
+    and (quarantined == "null" or is_quarantined == quarantined)
+    and (task == "null" or record_task == task)
+    and (owner == "null" or record_owner == owner)
 end
 
-local function matches(record)
-  for first, digest in pairs(digests) do
-    if string.sub(record, first, first + 3) ~= digest then return false end
-  end
-  return (not due_before or next_run_at_of(record) < due_before)
-    and (paused == "" or string.byte(record, 62) == tonumber(paused))
-    and (quarantined == "" or string.byte(record, 61) == tonumber(quarantined))
-end
+local kinds = { "" }
+if task ~= "null" then kinds[#kinds + 1] = "t" .. task end
+if owner ~= "null" then kinds[#kinds + 1] = "o" .. owner end
+if paused == "true" then kinds[#kinds + 1] = "p" end
+if quarantined == "true" then kinds[#kinds + 1] = "q" end
 
 local function bounds(kind)
   return after == "" and "[" .. kind or "(" .. kind .. after, "(" .. kind .. "\255" -- no UTF-8 text has this byte
@@ -30,9 +33,9 @@ local function list_of(kind)
 end
 
 local kind, shortest
-for i = 6, #ARGV do
-  local length = redis.call("ZLEXCOUNT", list_of(ARGV[i]), bounds(ARGV[i]))
-  if not shortest or length < shortest then kind, shortest = ARGV[i], length end
+for _, each in ipairs(kinds) do
+  local length = redis.call("ZLEXCOUNT", list_of(each), bounds(each))
+  if not shortest or length < shortest then kind, shortest = each, length end
 end
 
 local ids, records, go_on_after = {}, {}, ""
@@ -40,7 +43,7 @@ local ids, records, go_on_after = {}, {}, ""
 local function read_due()
   local candidates = redis.call("ZRANGE", LEASED, 0, -1)
   for _, set in ipairs({ DUE, PARKED }) do
-    for _, id in ipairs(redis.call("ZRANGEBYSCORE", set, "-inf", "(" .. ARGV[3])) do candidates[#candidates + 1] = id end
+    for _, id in ipairs(redis.call("ZRANGEBYSCORE", set, "-inf", "(" .. ARGV[7])) do candidates[#candidates + 1] = id end
   end
   local keys, found, start = {}, {}, sort_key(after)
   for i, record in ipairs(values_of(STATE, candidates)) do
@@ -62,7 +65,7 @@ local function read_index()
     local size = math.min(CHUNK, MOST_EXAMINED - examined, math.max(limit - #ids, examined))
     local members = redis.call("ZRANGEBYLEX", list_of(kind), low, high, "LIMIT", 0, size)
     local candidates = {}
-    for i, member in ipairs(members) do candidates[i] = string.sub(member, #kind + 1) end
+    for i, member in ipairs(members) do candidates[i] = sub(member, #kind + 1) end
     for i, record in ipairs(values_of(STATE, candidates)) do
       if #ids < limit then
         go_on_after = candidates[i]
@@ -78,7 +81,7 @@ local function read_index()
   until #ids == limit or #members < size or examined == MOST_EXAMINED
 end
 
-local due = due_before and redis.call("ZCOUNT", DUE, "-inf", "(" .. ARGV[3]) + redis.call("ZCARD", LEASED)
-  + redis.call("ZCOUNT", PARKED, "-inf", "(" .. ARGV[3])
+local due = due_before and redis.call("ZCOUNT", DUE, "-inf", "(" .. ARGV[7]) + redis.call("ZCARD", LEASED)
+  + redis.call("ZCOUNT", PARKED, "-inf", "(" .. ARGV[7])
 if due and due <= MOST_DUE and due < shortest then read_due() else read_index() end
 return { go_on_after, unpack(reply_of(ids, records)) }

@@ -1,11 +1,16 @@
--- Deletes history rows below a member of RUN_TIMES, the oldest first. ARGV: the member, limit. Returns how many were deleted.
-local oldest = redis.call("ZRANGEBYLEX", RUN_TIMES, "-", "(" .. ARGV[1], "LIMIT", 0, ARGV[2])
-local occurrence_ids = {}
-for i, member in ipairs(oldest) do occurrence_ids[i] = string.sub(member, 9) end
-for i, row in ipairs(values_of(RUNS, occurrence_ids)) do
-  remove("ZREM", RUN_TIMES, oldest[i])
-  if row then each_member_of_run(oldest[i], row, unindex_run) end
-  remove("HDEL", RUNS, occurrence_ids[i])
+-- Deletes history rows recorded before an instant, or up to a member of RUN_TIMES, the oldest first. ARGV: the instant, the member
+-- or "", limit. Returns how many were deleted, and how many are left.
+local last = ARGV[2] == "" and time_key(ARGV[1]) or ARGV[2]
+local oldest = redis.call("ZRANGEBYLEX", RUN_TIMES, "-", "[" .. last, "LIMIT", 0, ARGV[3])
+local ids = {}
+for i, member in ipairs(oldest) do ids[i] = sub(member, 16) end
+for i, row in ipairs(values_of(RUNS, ids)) do
+  if row then
+    each_member_of_run(ids[i], row, unindex_run)
+    remove("HDEL", RUNS, ids[i])
+  else
+    remove("ZREM", RUN_TIMES, oldest[i])
+  end
 end
 commit()
-return #oldest
+return { #oldest, redis.call("ZCARD", RUN_TIMES) }

@@ -11,13 +11,13 @@ local KEPT_WITH_TIMING = {
 local function replaced(record, given)
   local old, new = decode(record), decode(given)
   for _, name in ipairs(KEPT) do new[name] = old[name] end
-  new.quarantined = 0
-  new.revision = old.revision + 1
+  new.quarantined = "false"
+  new.revision = increased(old.revision)
   new.timing_revision = new.revision
   if new.timing == old.timing then
     for _, name in ipairs(KEPT_WITH_TIMING) do new[name] = old[name] end
   end
-  return encode(new)
+  return encode(new), old.task_name == new.task_name and old.owner == new.owner
 end
 
 local ids, existing = {}, {}
@@ -26,7 +26,12 @@ for i, before in ipairs(values_of(STATE, ids)) do
   if before then existing[#existing + 1] = ids[i] end
   if replace or not before then
     local given = parts[3 * i - 1]
-    change(ids[i], before, before and replaced(before, given) or given)
+    if before then
+      local after, is_same = replaced(before, given)
+      change(ids[i], before, after, is_same)
+    else
+      change(ids[i], false, given)
+    end
     write("HSET", DOCUMENTS, ids[i], parts[3 * i])
   end
 end
