@@ -139,7 +139,7 @@ class RedisStore(SessionStore[Server]):
             answers = await together([self._session.run("claim", keys, *window, wanted, *mark, given) for keys, given in chosen])
             more = [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
             taken += more
-            if not chosen or (len(places) == 1 and len(more) < wanted):  # others may have been faster with what was chosen
+            if not more or (len(places) == 1 and len(more) < wanted):  # others may have been faster with some of what was chosen
                 break
         if len(places) > 1 or ids is not None:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))
