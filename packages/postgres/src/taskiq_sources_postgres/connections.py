@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import asyncpg
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.tasking import event_or_timeout
+from taskiq_sources.listening import Listeners
 from taskiq_sources_postgres.errors import is_conflict, is_lost_connection, is_unsent, raise_named
 
 if TYPE_CHECKING:
@@ -42,15 +43,17 @@ class Settings:
 
     Attributes:
         where: How to name the database in errors.
-        dsn: What to connect to; None with an injected pool.
+        dsn: What to connect to; None with a pool.
+        pool: A pool to use, which then stays open; None to make one.
         connect_timeout: Seconds to connect in.
         command_timeout: Seconds that a call may take, and for which it may wait for a free connection.
-        max_connections: How many connections the pool may have.
-        statement_cache_size: How many prepared statements a connection keeps.
+        max_connections: How many connections a pool of our own may have.
+        statement_cache_size: How many prepared statements a connection of it keeps.
     """
 
     where: str
     dsn: str | None
+    pool: Pool | None
     connect_timeout: float
     command_timeout: float
     max_connections: int
@@ -58,17 +61,11 @@ class Settings:
 
 
 class Database:
-    """A pool, and the listeners beside it. Made within an event loop, and of use in that one only.
+    """A pool, and the listeners beside it. Made within an event loop, and of use in that one only."""
 
-    Args:
-        settings: How to connect.
-        pool: A pool to use, which then stays open; None to make one.
-    """
-
-    def __init__(self, settings: Settings, pool: Pool | None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._injected = pool is not None
-        self._pool: Pool = pool or asyncpg.create_pool(
+        self._pool: Pool = settings.pool or asyncpg.create_pool(
             settings.dsn,
             min_size=0,
             max_size=settings.max_connections,
@@ -77,20 +74,19 @@ class Database:
             connection_class=_UncleanedConnection,
             server_settings=_PLANNING if settings.statement_cache_size else None,  # a PgBouncer takes none
         )
-        self._listeners: dict[Connection, asyncio.Event] = {}
-        self._releasing: set[asyncio.Future[None]] = set()
+        self._listeners = Listeners()
         self._closed = False
 
     async def open(self) -> None:
         """Make the pool ready; connections are made when they are needed."""
-        if not self._injected:
+        if not self._settings.pool:
             _ = await self._pool  # which is its own result
 
     async def close(self) -> None:
         """End listening, and close the pool unless it was injected."""
         self._closed = True
-        await asyncio.gather(*map(self._stop_listening, list(self._listeners)))
-        if not self._injected:
+        await self._listeners.close()
+        if not self._settings.pool:
             with suppress(*_BROKEN):  # then its connections have been cut
                 await asyncio.wait_for(self._pool.close(), self._settings.connect_timeout)
 
@@ -112,20 +108,22 @@ class Database:
                     begun = True
                     return await work(connection)
             except Exception as error:
-                if is_conflict(error) or is_unsent(error):
-                    undone += 1
-                elif is_lost_connection(error) and (repeatable or not begun):
-                    broken += 1
-                else:
-                    raise_named(self._settings.where, error)
-                if undone > _MAX_UNDONE or broken > 1:
+                is_undone = is_conflict(error) or is_unsent(error)
+                is_broken = is_lost_connection(error) and (repeatable or not begun)
+                undone, broken = undone + is_undone, broken + is_broken
+                if not (is_undone or is_broken) or undone > _MAX_UNDONE or broken > 1:
                     raise_named(self._settings.where, error)
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
         pool, patience = self._pool, self._settings.command_timeout
+        acquiring = asyncio.ensure_future(pool.acquire(timeout=patience))
         try:
-            connection = await self._acquire()
+            # A connection is made to the end though the caller be cancelled: older asyncpg leaks it else.
+            connection = await asyncio.shield(acquiring)
+        except asyncio.CancelledError:
+            acquiring.add_done_callback(_terminate)
+            raise
         except asyncio.TimeoutError:
             if pool.get_size() < pool.get_max_size() or pool.get_idle_size() > 0:
                 raise
@@ -141,72 +139,41 @@ class Database:
         finally:
             await pool.release(connection, timeout=patience)
 
-    async def _acquire(self) -> PoolConnectionProxy[asyncpg.Record]:
-        """Take a connection from the pool. One is made to the end though the caller be cancelled: older asyncpg leaks it else."""
-        acquiring = asyncio.ensure_future(self._pool.acquire(timeout=self._settings.command_timeout))
-        try:
-            return await asyncio.shield(acquiring)
-        except asyncio.CancelledError:
-            acquiring.add_done_callback(self._release_unwanted)
-            raise
-
-    def _release_unwanted(self, acquired: asyncio.Future[PoolConnectionProxy[asyncpg.Record]]) -> None:
-        if not acquired.cancelled() and acquired.exception() is None:
-            releasing = asyncio.ensure_future(self._pool.release(acquired.result()))
-            self._releasing.add(releasing)
-            releasing.add_done_callback(self._releasing.discard)
-
-    # -- listening -----------------------------------------------------------------------------------------------------------
-
     async def notifications(self, channel: str) -> AsyncIterator[None]:
         """Yield once when listening has begun, and after that whenever there has been a notification; until `close`.
 
         Raises:
             SourceConnectionError: The connection was lost.
         """
-        wake = asyncio.Event()
-        try:
-            async with self._listening(channel, wake) as connection:
-                while not self._closed:
-                    if connection.is_closed():
-                        raise SourceConnectionError(f"{self._settings.where}: the listening connection was lost; watch again")
-                    wake.clear()
+        where, patience = self._settings.where, self._settings.connect_timeout
+        loss = SourceConnectionError(f"{where}: the listening connection was lost; watch again")
+        connection: Connection | None = None
+        async with self._listeners.listener() as listener:
+            try:
+                connection = await self._connect_apart(listener.resources)
+                connection.add_termination_listener(lambda _: listener.lose(loss))
+                await connection.add_listener(channel, listener.tell)
+                check = partial(connection.execute, "SELECT 1", timeout=patience)
+                async for _ in listener.changes(check=check, every=_CHECK_INTERVAL):
                     yield
-                    while not wake.is_set():
-                        await self._wait_or_check(connection, wake)
-        except _BROKEN as error:
-            if not self._closed:
-                raise_named(self._settings.where, error)
+            except _BROKEN as error:
+                if connection is not None:
+                    connection.terminate()  # nobody may be there to answer to an orderly end
+                if not self._closed:
+                    raise_named(where, error)
 
-    @asynccontextmanager
-    async def _listening(self, channel: str, wake: asyncio.Event) -> AsyncIterator[Connection]:
-        """Have `wake` set by notifications, by the end of the connection, and by `close`."""
-        if self._injected:
-            connection: Connection = await self._pool.acquire(timeout=self._settings.command_timeout)
+    async def _connect_apart(self, resources: AsyncExitStack) -> Connection:
+        """Return a connection that is closed with `resources`; a pool gets its place back with that."""
+        resources.enter_context(suppress(*_BROKEN))  # what cannot be closed is gone anyway
+        if self._settings.pool:
+            connection = await resources.enter_async_context(self._acquired())
         else:
             connection = await asyncpg.connect(self._settings.dsn, timeout=self._settings.connect_timeout)
-        self._listeners[connection] = wake
-        try:
-            connection.add_termination_listener(lambda _: wake.set())
-            await connection.add_listener(channel, lambda *_: wake.set())
-            yield connection
-        finally:
-            await self._stop_listening(connection)
+        resources.push_async_callback(connection.close, timeout=self._settings.connect_timeout)
+        return connection
 
-    async def _wait_or_check(self, connection: Connection, wake: asyncio.Event) -> None:
-        await event_or_timeout(wake, _CHECK_INTERVAL)
-        if wake.is_set():
-            return
-        try:
-            await connection.execute("SELECT 1", timeout=self._settings.connect_timeout)
-        except _BROKEN:
-            connection.terminate()  # nobody would answer to an orderly end either
-            raise
 
-    async def _stop_listening(self, connection: Connection) -> None:
-        """End a connection that listens; a pool gets its place back with that."""
-        wake = self._listeners.pop(connection, None)
-        if wake is not None:
-            wake.set()
-            with suppress(*_BROKEN):  # then it is gone anyway
-                await connection.close(timeout=self._settings.connect_timeout)
+def _terminate(acquired: asyncio.Future[PoolConnectionProxy[asyncpg.Record]]) -> None:
+    """End a connection that nobody wants any more; the pool gets its place back with that."""
+    if not acquired.cancelled() and acquired.exception() is None:
+        acquired.result().terminate()

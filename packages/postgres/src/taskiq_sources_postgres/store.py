@@ -19,7 +19,7 @@ from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres.connections import Connection, Database, Pool, Settings
+from taskiq_sources_postgres.connections import Database, Pool, Settings
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
@@ -80,10 +80,10 @@ class PostgresStore(SQLStore[Database]):
             raise ScheduleValidationError("max_connections", max_connections, "use at least 1")
         self._names = Names(schema, prefix)
         self._statements = Statements(self._names.fill(_QUERIES), marker="$")
-        self._pool = pool
         self._settings = Settings(
             where="PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn),
             dsn=dsn,
+            pool=pool,
             connect_timeout=connect_timeout.total_seconds(),
             command_timeout=command_timeout.total_seconds(),
             max_connections=max_connections,
@@ -96,7 +96,7 @@ class PostgresStore(SQLStore[Database]):
     # -- session -------------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> Database:
-        return Database(self._settings, self._pool)
+        return Database(self._settings)
 
     async def _prepare(self, session: Database) -> None:
         await session.open()
@@ -116,11 +116,8 @@ class PostgresStore(SQLStore[Database]):
         repeatable: bool = False,
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
-
-        async def work(connection: Connection) -> list[asyncpg.Record]:
-            return await connection.fetch(sql, *arguments, timeout=self._settings.command_timeout)
-
-        return await self._session.call(work, repeatable=repeatable)
+        patience = self._settings.command_timeout
+        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
