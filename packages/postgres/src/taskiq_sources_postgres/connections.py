@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.listening import Listeners
-from taskiq_sources_postgres.errors import is_conflict, is_lost_connection, is_unsent, raise_named
+from taskiq_sources_postgres.errors import is_lost_connection, is_undone, raise_named
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PooledConnection"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 T = TypeVar("T")
 
@@ -37,9 +35,9 @@ class _UncleanedConnection(asyncpg.Connection):
         return ""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to connect.
+@dataclass(eq=False)
+class Database:
+    """A pool, and the listeners beside it. Made within an event loop, and of use in that one only.
 
     Attributes:
         where: How to name the database in errors.
@@ -59,36 +57,31 @@ class Settings:
     max_connections: int
     statement_cache_size: int
 
-
-class Database:
-    """A pool, and the listeners beside it. Made within an event loop, and of use in that one only."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._pool: Pool = settings.pool or asyncpg.create_pool(
-            settings.dsn,
+    def __post_init__(self) -> None:
+        self._pool: Pool = self.pool or asyncpg.create_pool(
+            self.dsn,
             min_size=0,
-            max_size=settings.max_connections,
-            timeout=settings.connect_timeout,
-            statement_cache_size=settings.statement_cache_size,
+            max_size=self.max_connections,
+            timeout=self.connect_timeout,
+            statement_cache_size=self.statement_cache_size,
             connection_class=_UncleanedConnection,
-            server_settings=_PLANNING if settings.statement_cache_size else None,  # a PgBouncer takes none
+            server_settings=_PLANNING if self.statement_cache_size else None,  # a PgBouncer takes none
         )
         self._listeners = Listeners()
         self._closed = False
 
     async def open(self) -> None:
         """Make the pool ready; connections are made when they are needed."""
-        if not self._settings.pool:
+        if self.pool is None:
             _ = await self._pool  # which is its own result
 
     async def close(self) -> None:
         """End listening, and close the pool unless it was injected."""
         self._closed = True
         await self._listeners.close()
-        if not self._settings.pool:
+        if self.pool is None:
             with suppress(*_BROKEN):  # then its connections have been cut
-                await asyncio.wait_for(self._pool.close(), self._settings.connect_timeout)
+                await asyncio.wait_for(self._pool.close(), self.connect_timeout)
 
     async def call(self, work: Callable[[Connection], Awaitable[T]], *, repeatable: bool = False) -> T:
         """Do `work`, which is one statement or one transaction, on a connection of the pool.
@@ -100,7 +93,7 @@ class Database:
         Raises:
             SourceConnectionError: The server cannot be reached, refuses us or has gone away.
         """
-        undone = broken = 0
+        undone, broken = 0, False
         while True:
             begun = False
             try:
@@ -108,15 +101,21 @@ class Database:
                     begun = True
                     return await work(connection)
             except Exception as error:
-                is_undone = is_conflict(error) or is_unsent(error)
-                is_broken = is_lost_connection(error) and (repeatable or not begun)
-                undone, broken = undone + is_undone, broken + is_broken
-                if not (is_undone or is_broken) or undone > _MAX_UNDONE or broken > 1:
-                    raise_named(self._settings.where, error)
+                if is_undone(error) and undone < _MAX_UNDONE:
+                    undone += 1
+                elif is_lost_connection(error) and (repeatable or not begun) and not broken:
+                    broken = True
+                else:
+                    raise_named(self.where, error)
+
+    async def fetch(self, sql: str, arguments: Sequence[object], *, repeatable: bool = False) -> list[asyncpg.Record]:
+        """Return the rows of one statement, by `call`."""
+        timeout = self.command_timeout
+        return await self.call(lambda connection: connection.fetch(sql, *arguments, timeout=timeout), repeatable=repeatable)
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
-        pool, patience = self._pool, self._settings.command_timeout
+        pool, patience = self._pool, self.command_timeout
         acquiring = asyncio.ensure_future(pool.acquire(timeout=patience))
         try:
             # A connection is made to the end though the caller be cancelled: older asyncpg leaks it else.
@@ -128,7 +127,7 @@ class Database:
             if pool.get_size() < pool.get_max_size() or pool.get_idle_size() > 0:
                 raise
             raise SourceConnectionError(
-                f"{self._settings.where}: no connection was free for {patience:g} s: all {pool.get_max_size()} of the pool are "
+                f"{self.where}: no connection was free for {patience:g} s: all {pool.get_max_size()} of the pool are "
                 "in use; make it larger (max_connections, or max_size of your own pool)",
             ) from None
         try:
@@ -145,35 +144,34 @@ class Database:
         Raises:
             SourceConnectionError: The connection was lost.
         """
-        where, patience = self._settings.where, self._settings.connect_timeout
-        loss = SourceConnectionError(f"{where}: the listening connection was lost; watch again")
+        loss = SourceConnectionError(f"{self.where}: the listening connection was lost; watch again")
         connection: Connection | None = None
         async with self._listeners.listener() as listener:
             try:
                 connection = await self._connect_apart(listener.resources)
                 connection.add_termination_listener(lambda _: listener.lose(loss))
                 await connection.add_listener(channel, listener.tell)
-                check = partial(connection.execute, "SELECT 1", timeout=patience)
+                check = partial(connection.execute, "SELECT 1", timeout=self.connect_timeout)
                 async for _ in listener.changes(check=check, every=_CHECK_INTERVAL):
                     yield
             except _BROKEN as error:
                 if connection is not None:
                     connection.terminate()  # nobody may be there to answer to an orderly end
                 if not self._closed:
-                    raise_named(where, error)
+                    raise_named(self.where, error)
 
     async def _connect_apart(self, resources: AsyncExitStack) -> Connection:
         """Return a connection that is closed with `resources`; a pool gets its place back with that."""
         resources.enter_context(suppress(*_BROKEN))  # what cannot be closed is gone anyway
-        if self._settings.pool:
+        if self.pool is not None:
             connection = await resources.enter_async_context(self._acquired())
         else:
-            connection = await asyncpg.connect(self._settings.dsn, timeout=self._settings.connect_timeout)
-        resources.push_async_callback(connection.close, timeout=self._settings.connect_timeout)
+            connection = await asyncpg.connect(self.dsn, timeout=self.connect_timeout)
+        resources.push_async_callback(connection.close, timeout=self.connect_timeout)
         return connection
 
 
-def _terminate(acquired: asyncio.Future[PoolConnectionProxy[asyncpg.Record]]) -> None:
+def _terminate(acquired: asyncio.Future[PooledConnection]) -> None:
     """End a connection that nobody wants any more; the pool gets its place back with that."""
     if not acquired.cancelled() and acquired.exception() is None:
         acquired.result().terminate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Final, NoReturn
 
 import asyncpg
@@ -11,6 +12,8 @@ from taskiq_sources.addresses import parse_address
 from taskiq_sources.advice import Advice
 from taskiq_sources.errors import SourceConnectionError
 
+#: Signs of a connection that broke or was refused for the moment. A ValueError of the driver is an argument that we got wrong.
+_LOST: Final = re.compile(r"^0800|^57P0|\bConnectionError\b|\bInterfaceError\b(?!.*\bValueError\b)")
 _ADVICE: Final = Advice.load("taskiq_sources_postgres")
 
 
@@ -30,23 +33,20 @@ def describe(dsn: str) -> str:
     return f"PostgreSQL at {host}{port}, database {database or address.user or option('user') or '(that of the user)'!r}"
 
 
-def is_conflict(error: BaseException) -> bool:
-    """Tell whether the server has rolled a statement back because of others' writes, so that it can simply be repeated."""
+def is_undone(error: BaseException) -> bool:
+    """Tell whether nothing was done, so that it can simply be done again.
+
+    The server has rolled it back because of others' writes; or it had ended the connection, and the driver noticed when it was
+    about to send a statement.
+    """
+    if isinstance(error, asyncpg.InternalClientError):
+        return "cannot switch to state" in str(error)
     return isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError))
-
-
-def is_unsent(error: BaseException) -> bool:
-    """Tell whether the server had ended the connection, and the driver noticed when it was about to send a statement."""
-    return isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error)
 
 
 def is_lost_connection(error: BaseException) -> bool:
     """Tell whether the connection broke or could not be made, so that another one may do better."""
-    if isinstance(error, asyncpg.PostgresError):
-        return str(error.sqlstate)[:4] in {"0800", "57P0"}
-    if isinstance(error, asyncpg.InterfaceError):
-        return not isinstance(error, ValueError)
-    return isinstance(error, ConnectionError) and not isinstance(error, SourceConnectionError)
+    return bool(_LOST.search(_signs(error))) and not isinstance(error, SourceConnectionError)
 
 
 def raise_named(where: str, error: Exception) -> NoReturn:
@@ -56,8 +56,12 @@ def raise_named(where: str, error: Exception) -> NoReturn:
         where: What `describe` returns.
         error: What was raised. Its text comes from the server or from this machine, and neither has a password to tell.
     """
-    kinds = [kind.__name__ for kind in type(error).__mro__]
-    advice = _ADVICE.of(" ".join([getattr(error, "sqlstate", None) or "-", *kinds]))
+    advice = _ADVICE.of(_signs(error))
     if advice is None or isinstance(error, SourceConnectionError):
         raise error
     raise SourceConnectionError(f"{where} cannot be used: {str(error) or 'it does not answer in time'}; {advice}") from error
+
+
+def _signs(error: BaseException) -> str:
+    """Return what an error is known by: its SQLSTATE, or a dash, and the names of its classes, the most special one first."""
+    return " ".join([getattr(error, "sqlstate", None) or "-", *(kind.__name__ for kind in type(error).__mro__)])

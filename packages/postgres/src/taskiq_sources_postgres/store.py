@@ -9,17 +9,18 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import asyncpg
 
 from taskiq_sources.backends import check_durations
-from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.clock import from_ms
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres.connections import Database, Pool, Settings
+from taskiq_sources_postgres.connections import Database, Pool
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
@@ -28,10 +29,6 @@ _QUERIES: Final = read_sql(PACKAGE, "sql/queries.sql")
 
 #: The lists that are passed as text.
 _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
-
-#: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
-_FIRST_WINDOWS = (1, 500)
-_WINDOW_GROWTH = 10
 
 
 class PostgresStore(SQLStore[Database]):
@@ -80,8 +77,10 @@ class PostgresStore(SQLStore[Database]):
             raise ScheduleValidationError("max_connections", max_connections, "use at least 1")
         self._names = Names(schema, prefix)
         self._statements = Statements(self._names.fill(_QUERIES), marker="$")
-        self._settings = Settings(
-            where="PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn),
+        self._where = "PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn)
+        self._new_session = partial(
+            Database,
+            where=self._where,
             dsn=dsn,
             pool=pool,
             connect_timeout=connect_timeout.total_seconds(),
@@ -91,16 +90,16 @@ class PostgresStore(SQLStore[Database]):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._settings.where}, tables {self._names.schema}.{self._names.prefix}*)"
+        return f"{type(self).__name__}({self._where}, tables {self._names.schema}.{self._names.prefix}*)"
 
     # -- session -------------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> Database:
-        return Database(self._settings)
+        return self._new_session()
 
     async def _prepare(self, session: Database) -> None:
         await session.open()
-        await session.call(lambda connection: migrate(connection, self._names, self._statements, self._settings.where))
+        await session.call(lambda connection: migrate(connection, self._names, self._where))
 
     async def _end(self, session: Database) -> None:
         await session.close()
@@ -108,35 +107,19 @@ class PostgresStore(SQLStore[Database]):
     # -- operations ----------------------------------------------------------------------------------------------------------
 
     async def _run(
-        self,
-        operation: str,
-        values: dict[str, Any],
-        conditions: Sequence[str] = (),
-        *,
-        repeatable: bool = False,
+        self, operation: str, values: dict[str, Any], conditions: Sequence[str] = (), *, repeatable: bool = False
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
-        patience = self._settings.command_timeout
-        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
+        return await self._session.fetch(sql, arguments, repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
-        literals = {
-            name: _array_literal(value) for name, value in values.items() if name in _LITERALS and isinstance(value, list)
-        }
+        literals = {name: _array_literal(value) for name, value in values.items() if name in _LITERALS and type(value) is list}
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, conditions)
 
     async def now(self) -> datetime:
         [row] = await self._run("now", {}, repeatable=True)
         return from_ms(row[0])
-
-    async def next_due(self, now: datetime) -> datetime | None:
-        window, larger = _FIRST_WINDOWS
-        while True:
-            [(instant, complete)] = await self._run("next_due", {"now": to_ms(now), "window": window}, repeatable=True)
-            if complete:
-                return None if instant is None else from_ms(instant)
-            window, larger = larger, larger * _WINDOW_GROWTH
 
     async def watch(self) -> AsyncIterator[None]:
         async for _ in self._session.notifications(self._names.channel):

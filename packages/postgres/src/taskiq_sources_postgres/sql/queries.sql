@@ -228,16 +228,20 @@ SELECT
     pg_notify(:channel, '');
 
 -- name: next_due
--- When a claim could return something, judged by the first :window pending schedules: "complete" tells whether that is enough,
--- as it is if one of them is free (all others are due later) or if there are no more.
-SELECT
-    min(CASE WHEN lease_until > :now THEN greatest(next_run_at, lease_until) ELSE next_run_at END) AS instant,
-    count(*) < :window OR bool_or(lease_until IS NULL OR lease_until <= :now) AS complete
-FROM (
-    SELECT next_run_at, lease_until FROM "{schema}"."{prefix}schedules"
+-- When a claim could return something: when the first free schedule is due, or when a lease of one that is due before it ends.
+WITH pending AS NOT MATERIALIZED (
+    SELECT next_run_at, lease_until, id FROM "{schema}"."{prefix}schedules"
     WHERE NOT paused AND NOT quarantined AND next_run_at IS NOT NULL
-    ORDER BY next_run_at, id LIMIT :window
-) AS first_ones;
+), free AS MATERIALIZED (
+    SELECT next_run_at FROM pending WHERE lease_until IS NULL OR lease_until <= :now ORDER BY next_run_at, id LIMIT 1
+)
+SELECT least(
+    (SELECT next_run_at FROM free),
+    (
+        SELECT min(greatest(next_run_at, lease_until)) FROM pending
+        WHERE lease_until > :now AND next_run_at < coalesce((SELECT next_run_at FROM free), 9223372036854775807)
+    )
+);
 
 -- name: runs
 -- One page of history, newest first.
@@ -291,21 +295,3 @@ AND (recorded_at, occurrence_id) <= (:recorded_at, :occurrence_id)
 -- name: now
 -- The server's clock, in whole milliseconds.
 SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now;
-
--- name: lock_schema
--- Nobody else makes or migrates tables in this schema until the transaction ends.
-SELECT pg_advisory_xact_lock(:key);
-
--- name: schema_version
--- Whether there is such a schema, such a table in it, and what the table's comment says.
-SELECT
-    EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = :schema) AS schema_exists,
-    (
-        SELECT coalesce(obj_description(pg_class.oid, 'pg_class'), '') FROM pg_catalog.pg_class
-        JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-        WHERE nspname = :schema AND relname = :table
-    ) AS comment;
-
--- name: create_schema
--- The schema, where it is not there.
-CREATE SCHEMA IF NOT EXISTS "{schema}";
