@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -22,9 +22,6 @@ T = TypeVar("T")
 
 _MAX_UNDONE = 20  # times that a call of which nothing was done is done again: all connections of a pool may have ended
 _CHECK_INTERVAL = 30.0  # seconds; that a firewall dropped a connection is told by nobody
-#: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
-#: planner so whenever many schedules have just been added or have just fallen due.
-_PLANNING = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
 
 
@@ -46,7 +43,7 @@ class Database:
         connect_timeout: Seconds to connect in.
         command_timeout: Seconds that a call may take, and for which it may wait for a free connection.
         max_connections: How many connections a pool of our own may have.
-        statement_cache_size: How many prepared statements a connection of it keeps.
+        pool_options: More of what asyncpg takes for one.
     """
 
     where: str
@@ -55,7 +52,7 @@ class Database:
     connect_timeout: float
     command_timeout: float
     max_connections: int
-    statement_cache_size: int
+    pool_options: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         self._pool: Pool = self.pool or asyncpg.create_pool(
@@ -63,9 +60,8 @@ class Database:
             min_size=0,
             max_size=self.max_connections,
             timeout=self.connect_timeout,
-            statement_cache_size=self.statement_cache_size,
             connection_class=_UncleanedConnection,
-            server_settings=_PLANNING if self.statement_cache_size else None,  # a PgBouncer takes none
+            **self.pool_options,
         )
         self._listeners = Listeners()
         self._closed = False
@@ -108,11 +104,6 @@ class Database:
                 else:
                     raise_named(self.where, error)
 
-    async def fetch(self, sql: str, arguments: Sequence[object], *, repeatable: bool = False) -> list[asyncpg.Record]:
-        """Return the rows of one statement, by `call`."""
-        timeout = self.command_timeout
-        return await self.call(lambda connection: connection.fetch(sql, *arguments, timeout=timeout), repeatable=repeatable)
-
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
         pool, patience = self._pool, self.command_timeout
@@ -144,12 +135,18 @@ class Database:
         Raises:
             SourceConnectionError: The connection was lost.
         """
-        loss = SourceConnectionError(f"{self.where}: the listening connection was lost; watch again")
         connection: Connection | None = None
+        lost = SourceConnectionError(f"{self.where}: the listening connection was lost; watch again")
         async with self._listeners.listener() as listener:
+            resources = listener.resources
+            resources.enter_context(suppress(*_BROKEN))  # a connection that cannot be closed is gone anyway
             try:
-                connection = await self._connect_apart(listener.resources)
-                connection.add_termination_listener(lambda _: listener.lose(loss))
+                if self.pool is None:
+                    connection = await asyncpg.connect(self.dsn, timeout=self.connect_timeout)
+                else:
+                    connection = await resources.enter_async_context(self._acquired())
+                resources.push_async_callback(connection.close, timeout=self.connect_timeout)  # a pool gets its place back
+                connection.add_termination_listener(lambda _: listener.lose(lost))
                 await connection.add_listener(channel, listener.tell)
                 check = partial(connection.execute, "SELECT 1", timeout=self.connect_timeout)
                 async for _ in listener.changes(check=check, every=_CHECK_INTERVAL):
@@ -159,16 +156,6 @@ class Database:
                     connection.terminate()  # nobody may be there to answer to an orderly end
                 if not self._closed:
                     raise_named(self.where, error)
-
-    async def _connect_apart(self, resources: AsyncExitStack) -> Connection:
-        """Return a connection that is closed with `resources`; a pool gets its place back with that."""
-        resources.enter_context(suppress(*_BROKEN))  # what cannot be closed is gone anyway
-        if self.pool is not None:
-            connection = await resources.enter_async_context(self._acquired())
-        else:
-            connection = await asyncpg.connect(self.dsn, timeout=self.connect_timeout)
-        resources.push_async_callback(connection.close, timeout=self.connect_timeout)
-        return connection
 
 
 def _terminate(acquired: asyncio.Future[PooledConnection]) -> None:

@@ -81,25 +81,21 @@ async def migrate(connection: Connection, names: Names, where: str) -> None:
         except asyncpg.InsufficientPrivilegeError as error:
             needed = "CREATE on the database" if version is None else f'USAGE and CREATE on schema "{names.schema}"'
             raise SourceConnectionError(
-                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or have the '
-                f"output of `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` run by a "
-                "role that may",
+                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or let one '
+                f"that may run what `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` prints",
             ) from error
 
 
 async def _version(connection: Connection, names: Names, where: str) -> int | None:
     """Return the version of the tables: 0 if there are none, None if not even their schema is there."""
-    row = await connection.fetchrow(names.fill(_VERSION))
-    if row is None:
+    comment: str | None = await connection.fetchval(names.fill(_VERSION))
+    if comment is None:
         return None
-    if row["comment"] is None:
-        return 0
-    known = _COMMENT.fullmatch(row["comment"])
+    known = _COMMENT.fullmatch(comment)
     if known is None:
         raise SourceConnectionError(
-            f'{where}: the comment on table "{names.schema}"."{names.prefix}schedules" tells no schema version but '
-            f"{row['comment']!r}: choose another prefix if the table is not of taskiq-sources; else restore the comment, as in "
-            "the output of `python -m taskiq_sources_postgres.ddl`",
+            f'{where}: the comment on table "{names.schema}"."{names.prefix}schedules" tells no version but {comment!r}: choose '
+            "another prefix if the table is not ours, or restore the comment that `python -m taskiq_sources_postgres.ddl` prints",
         )
     version = int(known[1])
     if version > len(MIGRATIONS):

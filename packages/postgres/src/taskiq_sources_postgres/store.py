@@ -6,7 +6,7 @@ What a call does is in ``sql/queries.sql``, one statement each; how it gets ther
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -55,8 +55,11 @@ class PostgresStore(SQLStore[Database]):
 
     _prune_batch: ClassVar[int] = 5_000
 
-    #: How many prepared statements a connection keeps; as asyncpg's default.
-    _statement_cache_size: ClassVar[int] = 100
+    #: More about connections. Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics
+    #: are too old to tell the planner so whenever many schedules have just been added or have just fallen due.
+    _pool_options: ClassVar[Mapping[str, object]] = {
+        "server_settings": {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
+    }
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class PostgresStore(SQLStore[Database]):
             connect_timeout=connect_timeout.total_seconds(),
             command_timeout=command_timeout.total_seconds(),
             max_connections=max_connections,
-            statement_cache_size=self._statement_cache_size,
+            pool_options=self._pool_options,
         )
 
     def __repr__(self) -> str:
@@ -110,7 +113,8 @@ class PostgresStore(SQLStore[Database]):
         self, operation: str, values: dict[str, Any], conditions: Sequence[str] = (), *, repeatable: bool = False
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
-        return await self._session.fetch(sql, arguments, repeatable=repeatable)
+        patience = self._session.command_timeout
+        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
@@ -121,9 +125,8 @@ class PostgresStore(SQLStore[Database]):
         [row] = await self._run("now", {}, repeatable=True)
         return from_ms(row[0])
 
-    async def watch(self) -> AsyncIterator[None]:
-        async for _ in self._session.notifications(self._names.channel):
-            yield
+    def watch(self) -> AsyncIterator[None]:
+        return self._session.notifications(self._names.channel)
 
 
 def _array_literal(column: list[float | None]) -> str:
@@ -133,12 +136,12 @@ def _array_literal(column: list[float | None]) -> str:
 class PgBouncerStore(PostgresStore):
     """The same behind a PgBouncer in transaction mode, where a connection is another one with each transaction.
 
-    So nothing can be prepared once and used again, and nobody can listen: there is no push, and dispatchers poll. (A counter of
-    changes to poll instead would be one row that all writers queue for.) Writes still notify those who are connected directly.
+    So nothing can be set or prepared once and used again, and nobody can listen: there is no push, and dispatchers poll. (A counter
+    of changes to poll instead would be one row that all writers queue for.) Writes still notify those who are connected directly.
     """
 
     capabilities: ClassVar[Capabilities] = replace(PostgresStore.capabilities, push=False)
 
-    _statement_cache_size: ClassVar[int] = 0
+    _pool_options: ClassVar[Mapping[str, object]] = {"statement_cache_size": 0}
 
     watch = ScheduleStore.watch
