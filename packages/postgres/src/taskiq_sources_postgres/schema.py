@@ -81,8 +81,8 @@ async def migrate(connection: Connection, names: Names, where: str) -> None:
         except asyncpg.InsufficientPrivilegeError as error:
             needed = "CREATE on the database" if version is None else f'USAGE and CREATE on schema "{names.schema}"'
             raise SourceConnectionError(
-                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or let one '
-                f"that may run what `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` prints",
+                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or run '
+                f"as another what `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` prints",
             ) from error
 
 

@@ -136,8 +136,9 @@ def _array_literal(column: list[float | None]) -> str:
 class PgBouncerStore(PostgresStore):
     """The same behind a PgBouncer in transaction mode, where a connection is another one with each transaction.
 
-    So nothing can be set or prepared once and used again, and nobody can listen: there is no push, and dispatchers poll. (A counter
-    of changes to poll instead would be one row that all writers queue for.) Writes still notify those who are connected directly.
+    So nothing can be set or prepared once and used again, and nobody can listen: there is no push, and dispatchers poll. (A
+    counter of changes to poll instead would be one row that all writers queue for.) Writes still notify those who are connected
+    directly.
     """
 
     capabilities: ClassVar[Capabilities] = replace(PostgresStore.capabilities, push=False)
