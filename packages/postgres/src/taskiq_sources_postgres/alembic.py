@@ -53,10 +53,8 @@ def metadata(schema: str = "public", prefix: str = "taskiq_") -> MetaData:
     comments = {found["table"]: found["comment"] for found in _COMMENT.finditer(script)}
     for found in _TABLE.finditer(script):
         name, fillfactor = found["name"], found["fillfactor"]
-        options: dict[str, Any] = {"comment": comments.get(name)}
-        if fillfactor and _KNOWS_FILLFACTOR:
-            options["postgresql_with"] = {"fillfactor": int(fillfactor)}
-        Table(name, tables, *_columns(found["body"]), *_indexes(script, name), **options)
+        room: dict[str, Any] = {"postgresql_with": {"fillfactor": int(fillfactor)}} if fillfactor and _KNOWS_FILLFACTOR else {}
+        Table(name, tables, *_columns(found["body"]), *_indexes(script, name), comment=comments.get(name), **room)
     return tables
 
 

@@ -15,8 +15,7 @@ from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.listening import Listeners
 from taskiq_sources_postgres.errors import is_lost_connection, is_undone, raise_named
 
-PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PooledConnection"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 T = TypeVar("T")
 
@@ -118,8 +117,8 @@ class Database:
             if pool.get_size() < pool.get_max_size() or pool.get_idle_size() > 0:
                 raise
             raise SourceConnectionError(
-                f"{self.where}: no connection was free for {patience:g} s: all {pool.get_max_size()} of the pool are "
-                "in use; make it larger (max_connections, or max_size of your own pool)",
+                f"{self.where}: no connection came free in {patience:g} s: all {pool.get_max_size()} of the pool are in use; "
+                "make it larger (max_connections, or max_size of your own pool)",
             ) from None
         try:
             yield connection
@@ -138,14 +137,14 @@ class Database:
         connection: Connection | None = None
         lost = SourceConnectionError(f"{self.where}: the listening connection was lost; watch again")
         async with self._listeners.listener() as listener:
-            resources = listener.resources
-            resources.enter_context(suppress(*_BROKEN))  # a connection that cannot be closed is gone anyway
+            listener.resources.enter_context(suppress(*_BROKEN))  # a connection that cannot be closed is gone anyway
             try:
                 if self.pool is None:
                     connection = await asyncpg.connect(self.dsn, timeout=self.connect_timeout)
                 else:
-                    connection = await resources.enter_async_context(self._acquired())
-                resources.push_async_callback(connection.close, timeout=self.connect_timeout)  # a pool gets its place back
+                    connection = await listener.resources.enter_async_context(self._acquired())
+                # A pool gets its place back with that.
+                listener.resources.push_async_callback(connection.close, timeout=self.connect_timeout)
                 connection.add_termination_listener(lambda _: listener.lose(lost))
                 await connection.add_listener(channel, listener.tell)
                 check = partial(connection.execute, "SELECT 1", timeout=self.connect_timeout)
@@ -158,7 +157,7 @@ class Database:
                     raise_named(self.where, error)
 
 
-def _terminate(acquired: asyncio.Future[PooledConnection]) -> None:
+def _terminate(acquired: asyncio.Future[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]) -> None:
     """End a connection that nobody wants any more; the pool gets its place back with that."""
     if not acquired.cancelled() and acquired.exception() is None:
         acquired.result().terminate()

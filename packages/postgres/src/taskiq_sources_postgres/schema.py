@@ -33,8 +33,8 @@ def ddl(schema: str = "public", prefix: str = "taskiq_") -> str:
     Raises:
         ScheduleValidationError: One of them is not a plain identifier.
     """
-    create_schema = "" if schema == "public" else _CREATE_SCHEMA
-    return Names(schema, prefix).fill(create_schema + read_sql(PACKAGE, "sql/schema.sql"))
+    script = read_sql(PACKAGE, "sql/schema.sql")
+    return Names(schema, prefix).fill(script if schema == "public" else _CREATE_SCHEMA + script)
 
 
 def check_server_version(major: int, where: str) -> None:

@@ -6,8 +6,8 @@ What a call does is in ``sql/queries.sql``, one statement each; how it gets ther
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -29,6 +29,13 @@ _QUERIES: Final = read_sql(PACKAGE, "sql/queries.sql")
 
 #: The lists that are passed as text.
 _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
+
+#: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
+#: planner so whenever many schedules have just been added or have just fallen due.
+_PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
+
+#: Stand for a comma and for none while a list of texts is written. No text has them: they are made at random and never leave.
+_COMMA, _NONE = secrets.token_hex(8), secrets.token_hex(8)
 
 
 class PostgresStore(SQLStore[Database]):
@@ -55,11 +62,8 @@ class PostgresStore(SQLStore[Database]):
 
     _prune_batch: ClassVar[int] = 5_000
 
-    #: More about connections. Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics
-    #: are too old to tell the planner so whenever many schedules have just been added or have just fallen due.
-    _pool_options: ClassVar[Mapping[str, object]] = {
-        "server_settings": {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
-    }
+    #: More of how connections are made.
+    _pool_options: ClassVar[Mapping[str, object]] = {"server_settings": _PLANNING}
 
     def __init__(
         self,
@@ -129,8 +133,13 @@ class PostgresStore(SQLStore[Database]):
         return self._session.notifications(self._names.channel)
 
 
-def _array_literal(column: list[float | None]) -> str:
-    return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
+def _array_literal(column: list[Any]) -> str:
+    """Return a list as PostgreSQL reads it: ``{"a",NULL}`` or ``{1,NULL}``."""
+    if not any(isinstance(value, str) for value in column):
+        return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
+    joined = _COMMA.join([_NONE if value is None else value for value in column])
+    quoted = joined.replace("\\", "\\\\").replace('"', '\\"').replace(_COMMA, '","')
+    return f'{{"{quoted}"}}'.replace(f'"{_NONE}"', "NULL")
 
 
 class PgBouncerStore(PostgresStore):
@@ -141,7 +150,7 @@ class PgBouncerStore(PostgresStore):
     directly.
     """
 
-    capabilities: ClassVar[Capabilities] = replace(PostgresStore.capabilities, push=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(shared=True, durable=True)
 
     _pool_options: ClassVar[Mapping[str, object]] = {"statement_cache_size": 0}
 
