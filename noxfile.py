@@ -37,6 +37,15 @@ SERVERLESS = ["packages/core", "packages/sqlite", "tests", "shared_tests", "--ig
 #: Tests of the servers that the session `backends` starts.
 OF_SERVERS = "shared_tests/tests/test_servers.py"
 
+#: Prints which versions of PostgreSQL can be had, the preferred one first.
+POSTGRES_VERSIONS = """
+import contextlib
+from taskiq_sources_conformance.servers import ServerUnavailable, binaries
+
+with contextlib.suppress(ServerUnavailable):
+    print(*(found.version for found in binaries.find(binaries.POSTGRES)))
+"""
+
 #: Tests wait more than they compute, so a few more workers than a small machine has cores. What shares a fixture shares a worker.
 PYTEST = ["pytest", "-n", "4", "--dist", "loadscope"]
 
@@ -99,9 +108,15 @@ def tests(session: nox.Session, taskiq: str) -> None:
 
 @nox.session
 def backends(session: nox.Session) -> None:
-    """All tests against real servers, which are installed and started here. Arguments go to pytest."""
+    """All tests against real servers, which are installed and started here. Arguments go to pytest.
+
+    The rules of the contract are also tested on a second version of PostgreSQL, where there is one.
+    """
     session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
     session.run(*PYTEST, *(session.posargs or served()))
+    another = None if session.posargs else another_postgres(session)
+    if another:
+        session.run(*PYTEST, "packages/postgres/tests/test_conformance.py", env={"TASKIQ_SOURCES_POSTGRES_VERSION": another})
 
 
 @nox.session
@@ -202,6 +217,15 @@ def dev(session: nox.Session) -> None:
 def served() -> list[str]:
     """Return the tests of the backends that need a server, and of the servers."""
     return [*(f"packages/{name}" for name in BACKENDS if name != "sqlite"), OF_SERVERS]
+
+
+def another_postgres(session: nox.Session) -> str | None:
+    """Return the newest major version of PostgreSQL that can be had here besides the preferred one; None if there is none."""
+    if os.environ.get("TASKIQ_SOURCES_POSTGRES_URL"):
+        return None
+    listed = session.run("python", "-c", POSTGRES_VERSIONS, silent=True)
+    majors = [version.partition(".")[0] for version in str(listed).split()]
+    return max((major for major in majors if major != majors[0]), key=int, default=None)
 
 
 def group(name: str) -> list[str]:

@@ -417,6 +417,25 @@ def test_unsuitable_binary_is_refused_with_the_reason(
         binaries.find(Program("some-server", (6, 0), (), ()))
 
 
+@pytest.mark.parametrize("wanted", ["16", "16.2"])
+def test_version_can_be_chosen_by_the_beginning_of_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    """Of several binaries those of another version are left alone: 16 is neither 15 nor 160."""
+    versions = ["15.18", "160.1", "16.2", "18.4"]
+    for version in versions:
+        (tmp_path / version).mkdir()
+        executable(tmp_path / version / "some-server", f"echo v={version}")
+    monkeypatch.setenv(binaries.SEARCH_PATH, os.pathsep.join(str(tmp_path / version) for version in versions))
+    program = Program("some-server", (6, 0), (), (), "SOME_SERVER_VERSION")
+    monkeypatch.setenv(program.chooser, wanted)
+
+    assert [found.version for found in binaries.find(program)] == ["16.2"]
+    monkeypatch.setenv(program.chooser, "17")
+    with pytest.raises(ServerUnavailable, match=r"is version 15\.18, SOME_SERVER_VERSION asks for 17"):
+        binaries.find(program)
+
+
 def test_binary_that_does_not_start_is_passed_over(redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executable(tmp_path / "redis-server", 'test "$1" = --version && echo v=99.0')
     monkeypatch.setenv(binaries.SEARCH_PATH, os.pathsep.join([str(tmp_path), os.environ.get(binaries.SEARCH_PATH, "")]))

@@ -6,12 +6,15 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import asyncpg
 import pytest
 
+from taskiq_sources_conformance import Unreachable
 from taskiq_sources_conformance.servers import url_or_skip
+from taskiq_sources_postgres import PgBouncerStore, PostgresScheduleSource, PostgresStore
 
 _PATIENCE = 10.0
 _POLL = 0.01
@@ -39,6 +42,22 @@ class Place:
             return rows
         finally:
             await connection.close()
+
+    def source(self, **options: Any) -> PostgresScheduleSource:
+        """A new source, unopened."""
+        return PostgresScheduleSource(self.dsn, prefix=self.prefix, **options)
+
+    def unreachable(self) -> Unreachable:
+        """A store at whose address nobody answers."""
+        return Unreachable(PostgresStore("postgresql://me:s3cr3t@127.0.0.1:9/orders"), ("127.0.0.1:9", "orders"), "s3cr3t")
+
+    async def server_version(self) -> str:
+        """Return what the server says of itself."""
+        return str((await self.execute("SHOW server_version"))[0][0])
+
+    async def make_schema_newer(self) -> None:
+        """Make the tables look as if a newer release had made them."""
+        await self.execute(f"COMMENT ON TABLE {self.prefix}schedules IS 'taskiq-sources schema 9999'")
 
     async def connections(self) -> list[str]:
         """Return the states of the connections that are open."""
@@ -105,3 +124,10 @@ def module_place(url: str) -> Iterator[Place]:
 @pytest.fixture
 def place(url: str, place_at: Callable[[str], Place]) -> Place:
     return place_at(url)
+
+
+@pytest.fixture(params=[PostgresStore, PgBouncerStore])
+def either_store(request: pytest.FixtureRequest, place: Place) -> Callable[[], PostgresStore]:
+    """A function that returns a new store, unopened; one kind of store after the other."""
+    request.instance.place = place
+    return partial(request.param, place.dsn, prefix=place.prefix)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import subprocess
 import sys
 import traceback
@@ -18,6 +20,7 @@ from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuer
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
 from taskiq_sources_conformance.servers import PostgresServer, ServerUnavailable, start_postgres
 from taskiq_sources_postgres import PostgresScheduleSource, PostgresStore
+from taskiq_sources_postgres.errors import raise_named
 
 pytestmark = pytest.mark.anyio
 
@@ -201,6 +204,43 @@ async def test_refusals_name_the_database_and_never_the_password(server: Postgre
         assert [word for word in expected if word not in str(caught.value)] == []
         assert caught.value.__cause__ is not None
         assert not any(word in shown + repr(source) for word in (secret, server.password))
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (asyncio.TimeoutError(), "does not answer in time; check that it runs"),
+        (TimeoutError(110, "Connection timed out"), "timed out; check that it runs"),
+        (ConnectionRefusedError(111, "Connect call failed"), "Connect call failed; check host and port"),
+        (socket.gaierror(-2, "Name or service not known"), "not known; check host and port"),
+        (asyncpg.ClientConfigurationError("no such sslmode"), "no such sslmode; correct the dsn"),
+        (asyncpg.InterfaceError("connection is closed"), "closed; the next call connects anew"),
+        (asyncpg.InternalClientError("cannot switch to state 12"), "12; the next call connects anew"),
+        (asyncpg.InvalidPasswordError("wrong"), "wrong; check user and password"),
+        (asyncpg.TooManyConnectionsError("enough"), "enough; let the server take more connections"),
+        (asyncpg.DiskFullError("full"), "full; the server is short of memory or disk space"),
+        (asyncpg.QueryCanceledError("cancelled"), "cancelled; the server cancelled the call"),
+        (asyncpg.CannotConnectNowError("starting"), "starting; the server is stopping or starting"),
+        (asyncpg.ConnectionDoesNotExistError("gone"), "gone; look into the server's log"),
+    ],
+)
+def test_what_is_no_bug_comes_with_advice(error: Exception, advice: str) -> None:
+    with pytest.raises(SourceConnectionError, match=f"^the database cannot be used: .*{re.escape(advice)}") as caught:
+        raise_named("the database", error)
+
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("x"), asyncpg.UndefinedColumnError("x"), asyncpg.exceptions._base.DataError("x"), SourceConnectionError("x")],
+)
+def test_other_errors_are_left_alone(error: Exception) -> None:
+    """What is a bug of ours, and what has been named already."""
+    with pytest.raises(type(error), match=r"^x$") as caught:
+        raise_named("the database", error)
+
+    assert caught.value is error
 
 
 async def test_a_role_that_may_only_read_can_list_and_is_refused_by_name(place: Any) -> None:

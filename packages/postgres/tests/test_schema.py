@@ -21,6 +21,7 @@ from taskiq_sources_postgres import PostgresScheduleSource, PostgresStore, ddl
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import MIGRATIONS, check_server_version
+from taskiq_sources_postgres.store import _array_literal
 
 pytestmark = pytest.mark.anyio
 
@@ -292,12 +293,40 @@ async def test_every_statement_is_valid(place: Any) -> None:
     for name in statements:
         base, _, condition = name.partition(".")
         sql, _ = statements.bind(base, _Anything(), [condition] if condition else [])
-        if name != "create_schema":
-            await connection.prepare(sql)
+        await connection.prepare(sql)
     await connection.close()
     await store.close()
 
     assert len(list(statements)) == len(re.findall("-- name:", text)) > 20
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        [],
+        [""],
+        [None],
+        [None, "", " ", "NULL", "null", None],
+        ['"', "\\", '\\"', ',"', "{}", "a,b", "'", "\n\t\r\x01\x7f", '","', "€𝄞e\u0301", "%s $1 :id"],
+        ["x" * 1_000_000, None],
+    ],
+)
+async def test_lists_of_texts_arrive_as_they_are(place: Any, column: list[str | None]) -> None:
+    """Whatever stands in them: they are passed as one text that PostgreSQL reads as an array."""
+    connection = await asyncpg.connect(place.dsn)
+    arrived = await connection.fetchval("SELECT $1::text::text[]", _array_literal(column))
+    await connection.close()
+
+    assert arrived == column
+
+
+async def test_texts_that_postgres_cannot_hold_are_refused(place: Any) -> None:
+    """They do not become several."""
+    connection = await asyncpg.connect(place.dsn)
+    for text in ("a\0b", "a\ud800b"):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.DataError, UnicodeError)):
+            await connection.fetchval("SELECT $1::text::text[]", _array_literal([text]))
+    await connection.close()
 
 
 class _Anything(dict[str, None]):

@@ -14,9 +14,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m taskiq_sources_postgres.ddl", description=main.__doc__)
     parser.add_argument("--schema", default="public", help="where the tables are (default: %(default)s)")
     parser.add_argument("--prefix", default="taskiq_", help="how their names begin (default: %(default)s)")
-    arguments = parser.parse_args()
     try:
-        sys.stdout.write(ddl(arguments.schema, arguments.prefix))
+        sys.stdout.write(ddl(**vars(parser.parse_args())))
     except ScheduleValidationError as error:
         parser.error(str(error))
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import asyncpg
 
 from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
-from taskiq_sources.sql import Statements, load_migrations, read_sql
+from taskiq_sources.sql import load_migrations, read_sql
+from taskiq_sources_postgres.connections import Connection
 from taskiq_sources_postgres.names import Names
-
-if TYPE_CHECKING:
-    from taskiq_sources_postgres.connections import Connection
 
 PACKAGE: Final = "taskiq_sources_postgres"
 MIGRATIONS: Final = load_migrations(PACKAGE)
@@ -20,6 +18,8 @@ MIGRATIONS: Final = load_migrations(PACKAGE)
 #: The first release with gen_random_uuid() and sorting by parts of an index (September 2020).
 NEEDED_POSTGRES = 13
 
+_VERSION: Final = read_sql(PACKAGE, "sql/version.sql")
+_CREATE_SCHEMA = 'CREATE SCHEMA IF NOT EXISTS "{schema}";\n\n'
 _COMMENT = re.compile(r"taskiq-sources schema (\d+)")
 
 
@@ -33,8 +33,8 @@ def ddl(schema: str = "public", prefix: str = "taskiq_") -> str:
     Raises:
         ScheduleValidationError: One of them is not a plain identifier.
     """
-    create_schema = "" if schema == "public" else 'CREATE SCHEMA IF NOT EXISTS "{schema}";\n\n'
-    return Names(schema, prefix).fill(create_schema + read_sql(PACKAGE, "sql/schema.sql"))
+    script = read_sql(PACKAGE, "sql/schema.sql")
+    return Names(schema, prefix).fill(script if schema == "public" else _CREATE_SCHEMA + script)
 
 
 def check_server_version(major: int, where: str) -> None:
@@ -51,13 +51,12 @@ def check_server_version(major: int, where: str) -> None:
         raise BackendVersionError(f"{where} is version {major}; version {NEEDED_POSTGRES} or newer is needed: upgrade it")
 
 
-async def migrate(connection: Connection, names: Names, statements: Statements, where: str) -> None:
+async def migrate(connection: Connection, names: Names, where: str) -> None:
     """Bring the tables to the version of this release, in one transaction.
 
     Args:
         connection: An open connection.
         names: Where the tables are.
-        statements: The SQL.
         where: How to name the database in errors.
 
     Raises:
@@ -67,43 +66,36 @@ async def migrate(connection: Connection, names: Names, statements: Statements, 
         asyncpg.PostgresError: Something else is in the way.
     """
     check_server_version(connection.get_server_version().major, where)
-    if await _version(connection, names, statements, where) == len(MIGRATIONS):
+    if await _version(connection, names, where) == len(MIGRATIONS):
         return
     # Whatever the server's default is: what others did while we waited for the lock has to be seen.
     async with connection.transaction(isolation="read_committed"):
-        lock, arguments = statements.bind("lock_schema", {"key": names.lock_key})
-        await connection.execute(lock, *arguments)
-        version = await _version(connection, names, statements, where)
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", names.lock_key)
+        version = await _version(connection, names, where)
         scripts = [migration.script for migration in MIGRATIONS[version:]] if version else [read_sql(PACKAGE, "sql/schema.sql")]
+        if version is None:
+            scripts.insert(0, _CREATE_SCHEMA)
         try:
-            if version is None:
-                await connection.execute(statements.bind("create_schema", {})[0])
             for script in scripts:
                 await connection.execute(names.fill(script))
         except asyncpg.InsufficientPrivilegeError as error:
             needed = "CREATE on the database" if version is None else f'USAGE and CREATE on schema "{names.schema}"'
             raise SourceConnectionError(
-                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or have the '
-                f"output of `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` run by a "
-                "role that may",
+                f'{where}: the role may not make tables in schema "{names.schema}" ({error}): grant it {needed}, or run '
+                f"as another what `python -m taskiq_sources_postgres.ddl --schema {names.schema} --prefix {names.prefix}` prints",
             ) from error
 
 
-async def _version(connection: Connection, names: Names, statements: Statements, where: str) -> int | None:
+async def _version(connection: Connection, names: Names, where: str) -> int | None:
     """Return the version of the tables: 0 if there are none, None if not even their schema is there."""
-    table = f"{names.prefix}schedules"
-    sql, arguments = statements.bind("schema_version", {"schema": names.schema, "table": table})
-    row = await connection.fetchrow(sql, *arguments)
-    if row is None or not row["schema_exists"]:
+    comment: str | None = await connection.fetchval(names.fill(_VERSION))
+    if comment is None:
         return None
-    if row["comment"] is None:
-        return 0
-    known = _COMMENT.fullmatch(row["comment"])
+    known = _COMMENT.fullmatch(comment)
     if known is None:
         raise SourceConnectionError(
-            f'{where}: the comment on table "{names.schema}"."{table}" tells no schema version but {row["comment"]!r}: choose '
-            "another prefix if the table is not of taskiq-sources; else restore the comment, as in the output of "
-            "`python -m taskiq_sources_postgres.ddl`",
+            f'{where}: the comment on table "{names.schema}"."{names.prefix}schedules" tells no version but {comment!r}: choose '
+            "another prefix if the table is not ours, or restore the comment that `python -m taskiq_sources_postgres.ddl` prints",
         )
     version = int(known[1])
     if version > len(MIGRATIONS):

@@ -6,20 +6,21 @@ What a call does is in ``sql/queries.sql``, one statement each; how it gets ther
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import asyncpg
 
 from taskiq_sources.backends import check_durations
-from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.clock import from_ms
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres.connections import Connection, Database, Pool, Settings
+from taskiq_sources_postgres.connections import Database, Pool
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
@@ -29,9 +30,12 @@ _QUERIES: Final = read_sql(PACKAGE, "sql/queries.sql")
 #: The lists that are passed as text.
 _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 
-#: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
-_FIRST_WINDOWS = (1, 500)
-_WINDOW_GROWTH = 10
+#: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
+#: planner so whenever many schedules have just been added or have just fallen due.
+_PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
+
+#: Stand for a comma and for none while a list of texts is written. No text has them: they are made at random and never leave.
+_COMMA, _NONE = secrets.token_hex(8), secrets.token_hex(8)
 
 
 class PostgresStore(SQLStore[Database]):
@@ -58,8 +62,8 @@ class PostgresStore(SQLStore[Database]):
 
     _prune_batch: ClassVar[int] = 5_000
 
-    #: How many prepared statements a connection keeps; as asyncpg's default.
-    _statement_cache_size: ClassVar[int] = 100
+    #: More of how connections are made.
+    _pool_options: ClassVar[Mapping[str, object]] = {"server_settings": _PLANNING}
 
     def __init__(
         self,
@@ -80,27 +84,29 @@ class PostgresStore(SQLStore[Database]):
             raise ScheduleValidationError("max_connections", max_connections, "use at least 1")
         self._names = Names(schema, prefix)
         self._statements = Statements(self._names.fill(_QUERIES), marker="$")
-        self._pool = pool
-        self._settings = Settings(
-            where="PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn),
+        self._where = "PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn)
+        self._new_session = partial(
+            Database,
+            where=self._where,
             dsn=dsn,
+            pool=pool,
             connect_timeout=connect_timeout.total_seconds(),
             command_timeout=command_timeout.total_seconds(),
             max_connections=max_connections,
-            statement_cache_size=self._statement_cache_size,
+            pool_options=self._pool_options,
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._settings.where}, tables {self._names.schema}.{self._names.prefix}*)"
+        return f"{type(self).__name__}({self._where}, tables {self._names.schema}.{self._names.prefix}*)"
 
     # -- session -------------------------------------------------------------------------------------------------------------
 
     def _begin(self) -> Database:
-        return Database(self._settings, self._pool)
+        return self._new_session()
 
     async def _prepare(self, session: Database) -> None:
         await session.open()
-        await session.call(lambda connection: migrate(connection, self._names, self._statements, self._settings.where))
+        await session.call(lambda connection: migrate(connection, self._names, self._where))
 
     async def _end(self, session: Database) -> None:
         await session.close()
@@ -108,57 +114,44 @@ class PostgresStore(SQLStore[Database]):
     # -- operations ----------------------------------------------------------------------------------------------------------
 
     async def _run(
-        self,
-        operation: str,
-        values: dict[str, Any],
-        conditions: Sequence[str] = (),
-        *,
-        repeatable: bool = False,
+        self, operation: str, values: dict[str, Any], conditions: Sequence[str] = (), *, repeatable: bool = False
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
-
-        async def work(connection: Connection) -> list[asyncpg.Record]:
-            return await connection.fetch(sql, *arguments, timeout=self._settings.command_timeout)
-
-        return await self._session.call(work, repeatable=repeatable)
+        patience = self._session.command_timeout
+        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
-        literals = {
-            name: _array_literal(value) for name, value in values.items() if name in _LITERALS and isinstance(value, list)
-        }
+        literals = {name: _array_literal(value) for name, value in values.items() if name in _LITERALS and type(value) is list}
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, conditions)
 
     async def now(self) -> datetime:
         [row] = await self._run("now", {}, repeatable=True)
         return from_ms(row[0])
 
-    async def next_due(self, now: datetime) -> datetime | None:
-        window, larger = _FIRST_WINDOWS
-        while True:
-            [(instant, complete)] = await self._run("next_due", {"now": to_ms(now), "window": window}, repeatable=True)
-            if complete:
-                return None if instant is None else from_ms(instant)
-            window, larger = larger, larger * _WINDOW_GROWTH
-
-    async def watch(self) -> AsyncIterator[None]:
-        async for _ in self._session.notifications(self._names.channel):
-            yield
+    def watch(self) -> AsyncIterator[None]:
+        return self._session.notifications(self._names.channel)
 
 
-def _array_literal(column: list[float | None]) -> str:
-    return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
+def _array_literal(column: list[Any]) -> str:
+    """Return a list as PostgreSQL reads it: ``{"a",NULL}`` or ``{1,NULL}``."""
+    if not any(isinstance(value, str) for value in column):
+        return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
+    joined = _COMMA.join([_NONE if value is None else value for value in column])
+    quoted = joined.replace("\\", "\\\\").replace('"', '\\"').replace(_COMMA, '","')
+    return f'{{"{quoted}"}}'.replace(f'"{_NONE}"', "NULL")
 
 
 class PgBouncerStore(PostgresStore):
     """The same behind a PgBouncer in transaction mode, where a connection is another one with each transaction.
 
-    So nothing can be prepared once and used again, and nobody can listen: there is no push, and dispatchers poll. (A counter of
-    changes to poll instead would be one row that all writers queue for.) Writes still notify those who are connected directly.
+    So nothing can be set or prepared once and used again, and nobody can listen: there is no push, and dispatchers poll. (A
+    counter of changes to poll instead would be one row that all writers queue for.) Writes still notify those who are connected
+    directly.
     """
 
-    capabilities: ClassVar[Capabilities] = replace(PostgresStore.capabilities, push=False)
+    capabilities: ClassVar[Capabilities] = Capabilities(shared=True, durable=True)
 
-    _statement_cache_size: ClassVar[int] = 0
+    _pool_options: ClassVar[Mapping[str, object]] = {"statement_cache_size": 0}
 
     watch = ScheduleStore.watch

