@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Coroutine, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, InsertOne, ReadPreference, UpdateOne, WriteConcern
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources_mongo.documents import Document
-from taskiq_sources_mongo.errors import connection_error, is_lost_connection
+from taskiq_sources_mongo.errors import connection_error, is_conflict, is_lost_connection
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
@@ -35,8 +38,9 @@ DURABLE = WriteConcern("majority", j=True)
 #: For what can be done again by anybody.
 RELAXED = WriteConcern(1)
 
-_DUPLICATE_KEY = 11_000
+DUPLICATE_KEY = 11_000
 _ALL_AT_ONCE = 10_000  # documents in the first answer, where the server would begin with 101
+_CONFLICT_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds: what is in the way is a statement or a transaction
 _CHANGE_WAIT_MS = 500  # how long the server holds back that nothing has changed, and Motor cannot be interrupted
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
@@ -46,6 +50,7 @@ class Client(Protocol):
 
     def get_database(self, *args: Any, **kwargs: Any) -> Any: ...
     def get_default_database(self, *args: Any, **kwargs: Any) -> Any: ...
+    def start_session(self, *args: Any, **kwargs: Any) -> Any: ...
     def close(self) -> Any: ...
 
     @property
@@ -73,7 +78,53 @@ def connect(where: str, url: str, options: Container[str], connect_timeout: time
         raise SourceConnectionError(f"{where} cannot be used: {problem}") from None
 
 
-class Database:
+class Calls:
+    """Calls of the driver, by themselves or in a transaction."""
+
+    schedules: Documents
+    runs: Documents
+
+    @abstractmethod
+    async def read(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what a call of the driver returns that reads."""
+
+    @abstractmethod
+    async def write(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what a call of the driver returns that writes."""
+
+    async def find(
+        self, collection: Documents, condition: Document, fields: Document | None = None, **options: Any
+    ) -> list[Document]:
+        """Return the documents that fulfil `condition`: some fields of them, or all."""
+        found = collection.with_options(codec_options=_NAIVE).find
+        rows = await self.read(drained, found, condition, fields, batch_size=_ALL_AT_ONCE, **options)
+        return [_aware(row) for row in rows]
+
+    async def ids(self, condition: Document) -> set[str]:
+        """Return the ids of the schedules that fulfil `condition`, which names ids."""
+        return {document["_id"] for document in await self.find(self.schedules, condition, {"_id": 1}, hint="_id_")}
+
+
+class Transaction(Calls):
+    """What is done as one, or not at all. Errors are the driver's.
+
+    Args:
+        database: The database.
+        session: The session, in which the transaction has begun.
+    """
+
+    def __init__(self, database: Database, session: Any) -> None:
+        self.schedules = database.schedules
+        self.runs = database.runs
+        self._session = session
+
+    async def read(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return await answer(call(*args, **options, session=self._session))
+
+    write = read
+
+
+class Database(Calls):
     """The database of one store while that is open. Of use in one event loop only.
 
     Args:
@@ -90,11 +141,13 @@ class Database:
         self._owned = owned
         self._closed = False
         self._followers: dict[asyncio.Event, asyncio.Future[None]] = {}
+        self._session: Any = None
+        self._turn = asyncio.Lock()  # a session has one transaction at a time
         self._database = client.get_database(
             name, codec_options=_CODEC, read_preference=ReadPreference.PRIMARY, write_concern=DURABLE
         )
-        self.schedules: Documents = self._database.get_collection(f"{prefix}schedules")
-        self.runs: Documents = self._database.get_collection(f"{prefix}runs")
+        self.schedules = self._database.get_collection(f"{prefix}schedules")
+        self.runs = self._database.get_collection(f"{prefix}runs")
         self.meta: Documents = self._database.get_collection(f"{prefix}meta")
 
     async def hello(self) -> Document:
@@ -102,10 +155,21 @@ class Database:
         hello: Document = await self.read(self._database.command, "hello", codec_options=_CODEC)
         return hello
 
+    async def use_transactions(self) -> None:
+        """Make ready for `transaction`, on a server that has them."""
+        self._session = await answer(self._client.start_session(causal_consistency=False))
+
+    @property
+    def session_id(self) -> Any:
+        """What the server calls the session of all transactions from here; None where there are none."""
+        return self._session and self._session.session_id["id"]
+
     async def close(self) -> None:
-        """End watching, and close the client if it is owned."""
+        """End watching and transactions, and close the client if it is owned."""
         self._closed = True
         await asyncio.gather(*map(self._stop_following, list(self._followers)))
+        if self._session is not None:
+            await self._session.end_session()
         if self._owned:
             await answer(self._client.close())
 
@@ -119,14 +183,6 @@ class Database:
             return await _apart(answer(call(*args, **options)))
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
-
-    async def find(
-        self, collection: Documents, condition: Document, fields: Document | None = None, **options: Any
-    ) -> list[Document]:
-        """Return the documents that fulfil `condition`: some fields of them, or all."""
-        found = collection.with_options(codec_options=_NAIVE).find
-        rows = await self.read(drained, found, condition, fields, batch_size=_ALL_AT_ONCE, **options)
-        return [_aware(row) for row in rows]
 
     async def write(self, call: Callable[..., Any], *args: Any, repeatable: bool = True, **options: Any) -> Any:
         """Return what a call of the driver returns that writes.
@@ -153,6 +209,57 @@ class Database:
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
 
+    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Return what `work` returns, when what it has written is there as a whole.
+
+        It is done again while somebody else has written to the same documents, or once if the connection breaks. If the caller is
+        cancelled meanwhile, it still ends before the caller does.
+
+        Args:
+            work: Makes its calls by what it is given.
+
+        Raises:
+            SourceConnectionError: As for `write`. What was not done is not done in part.
+        """
+
+        async def attempts() -> T:
+            pauses = iter(_CONFLICT_PAUSES)
+            while True:
+                try:
+                    async with self._turn:
+                        return await self._attempt(work)
+                except PyMongoError as error:
+                    pause = next(pauses, None) if is_lost_connection(error) or is_conflict(error) else None
+                    if pause is None:
+                        raise
+                    if isinstance(error, ConnectionFailure):
+                        pauses = iter(())
+                await asyncio.sleep(pause)
+
+        try:
+            return await _apart(attempts(), to_its_end=True)
+        except BulkWriteError:
+            raise
+        except PyMongoError as error:
+            raise connection_error(self.where, error) from _cause(error)
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        session = self._session
+        how = {"read_concern": ReadConcern("local"), "write_concern": DURABLE, "read_preference": ReadPreference.PRIMARY}
+        await answer(session.start_transaction(**how))
+        try:
+            result = await work(Transaction(self, session))
+        except BaseException:
+            await session.abort_transaction()
+            raise
+        await session.commit_transaction()  # which the driver repeats, if it does not learn what has come of it
+        return result
+
+    async def end_transactions(self, session_ids: Collection[Any]) -> None:
+        """Undo what these sessions have begun and not committed, whoever has them; if the server lets us."""
+        with suppress(SourceConnectionError, OperationFailure):
+            await self.read(self._database.command, "killSessions", [{"id": session_id} for session_id in session_ids])
+
     async def write_each(
         self, collection: Documents, writes: Mapping[str, Write], *, repeatable: bool
     ) -> tuple[set[str], set[str]]:
@@ -173,7 +280,7 @@ class Database:
             details = error.details
         problems = [*details["writeErrors"], *details["writeConcernErrors"]]
         for problem in problems:
-            if problem["code"] != _DUPLICATE_KEY:
+            if problem["code"] != DUPLICATE_KEY:
                 raise connection_error(self.where, OperationFailure(problem["errmsg"], problem["code"], problem)) from None
         ids = list(writes)
         return {ids[made["index"]] for made in details["upserted"]}, {ids[problem["index"]] for problem in problems}

@@ -7,7 +7,7 @@ A schedule is one document under its id. Besides the fields of `StoredSchedule` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -66,6 +66,15 @@ def settled(outcome: Outcome) -> Document:
 def row(run: Run) -> Document:
     """Return the document of a history row."""
     return {"_id": run.occurrence_id, **{name: getattr(run, name) for name in _RUN}}
+
+
+def rows_of(outcomes: Sequence[Outcome]) -> dict[str, Document]:
+    """Return the history rows of outcomes, which are the newest versions of these rows, by their ids."""
+    return {
+        run.occurrence_id: {**row(run), "version": {"seq": seq_of(outcome.claim), "n": number}}
+        for outcome in outcomes
+        for number, run in enumerate(outcome.runs)
+    }
 
 
 def run_from(document: Mapping[str, Any]) -> Run:

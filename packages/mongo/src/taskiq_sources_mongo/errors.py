@@ -15,13 +15,19 @@ _ADVICE = {
     40573: "only replica sets have change streams: pass push=False",
 }
 
-#: Error codes of a server that stops, was stopped by somebody, is no primary any more, has no room or takes too long.
-_GONE = {6, 7, 43, 50, 64, 89, 91, 100, 133, 189, 237, 262, 280, 286, 9001, 10107, 11600, 11602, 13435, 13436, 14031}
+#: Error codes of a server that stops, was stopped by somebody, is no primary any more, has no room, takes too long
+#: or does something else with the same documents.
+_GONE = {6, 7, 43, 50, 64, 89, 91, 100, 112, 133, 189, 237, 251, 262, 280, 286, 9001, 10107, 11600, 11602, 13435, 13436, 14031}
 
 
 def is_lost_connection(error: errors.PyMongoError) -> bool:
     """Tell whether a connection broke under a call, so that another one may do better at once."""
     return isinstance(error, errors.AutoReconnect) and not isinstance(error, errors.ServerSelectionTimeoutError)
+
+
+def is_conflict(error: errors.PyMongoError) -> bool:
+    """Tell whether a transaction came to nothing because of another one, or of a server that has just become the primary."""
+    return isinstance(error, errors.OperationFailure) and error.has_error_label("TransientTransactionError")
 
 
 def connection_error(where: str, error: errors.PyMongoError) -> Exception:

@@ -118,9 +118,10 @@ def eligible(now: datetime, horizon: datetime, ids: Collection[str] | None = Non
     return conditions if ids is None else {"_id": {"$in": list(ids)}, **conditions}
 
 
-def take(token: str, claimant: str, lease_until: datetime) -> Document:
-    """Give a schedule to a claimant."""
-    return {"$set": {"token": token, "claimant": claimant, "lease_until": lease_until}, "$inc": {"attempt": 1}}
+def take(token: str, claimant: str, lease_until: datetime, session_id: object) -> Document:
+    """Give a schedule to a claimant, who will settle in a transaction of this session."""
+    taken = {"token": token, "claimant": claimant, "lease_until": lease_until, "settles_in": session_id}
+    return {"$set": taken, "$inc": {"attempt": 1}}
 
 
 #: Undo a claim that nobody has seen.
@@ -136,8 +137,19 @@ def held(claims: Collection[Claim]) -> Document:
     return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
 
 
-def settle(outcomes: Sequence[Outcome], batch: str) -> Pipeline:
-    """Move schedules on, each with what the outcomes say of it, and put the history rows into its outbox.
+def held_unedited(claims: Collection[Claim]) -> Document:
+    """Find those of them of which *when* has not been edited since."""
+    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for claim in claims:
+        alike[token_of(claim), claim.schedule.revision].append(claim.schedule.id)
+    holders = [
+        {"token": token, "timing_revision": {"$lte": revision}, "_id": {"$in": ids}} for (token, revision), ids in alike.items()
+    ]
+    return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
+
+
+def move_on(outcomes: Sequence[Outcome], batch: str | None = None) -> Pipeline:
+    """Move schedules on, each with what the outcomes say of it, and put the history rows into its outbox, if they have a batch.
 
     The outcome is found by the position of the id in a list: the server makes a table of a list that is constant.
     """
@@ -145,14 +157,14 @@ def settle(outcomes: Sequence[Outcome], batch: str) -> Pipeline:
         {
             "revision": outcome.claim.schedule.revision,
             "settled": settled(outcome),
-            "rows": [row(run) for run in outcome.runs],
+            **({"rows": [row(run) for run in outcome.runs]} if batch else {}),
         }
         for outcome in outcomes
     ]
     position = {"$indexOfArray": [literal([outcome.claim.schedule.id for outcome in outcomes]), "$_id"]}
     edited = {"$gt": ["$timing_revision", "$outcome.revision"]}
     entry = {"batch": batch, "seq": "$seq", "rows": "$outcome.rows"}
-    outbox = {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}
+    outbox = {"outbox": {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}} if batch else {}
     return [
         {
             "$set": {
@@ -160,11 +172,7 @@ def settle(outcomes: Sequence[Outcome], batch: str) -> Pipeline:
                 "seq": {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]},
             },
         },
-        {
-            "$replaceWith": {
-                "$mergeObjects": ["$$ROOT", {"$cond": [edited, literal(FREE), "$outcome.settled"]}, {"outbox": outbox}]
-            }
-        },
+        {"$replaceWith": {"$mergeObjects": ["$$ROOT", {"$cond": [edited, literal(FREE), "$outcome.settled"]}, outbox]}},
         {"$unset": "outcome"},
     ]
 

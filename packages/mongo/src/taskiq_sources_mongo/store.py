@@ -6,7 +6,6 @@ here relies on more.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -19,7 +18,7 @@ from pymongo import InsertOne, MongoClient, ReturnDocument
 
 from taskiq_sources.backends import SessionStore, check_durations, portions
 from taskiq_sources.clock import floor_ms
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError, SourceConnectionError
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_mongo import schema, statements
@@ -27,9 +26,8 @@ from taskiq_sources_mongo.addresses import address_of
 from taskiq_sources_mongo.database import Client, Database, connect
 from taskiq_sources_mongo.documents import Document, claim_from, new_schedule, run_from, schedule_from
 from taskiq_sources_mongo.outbox import Outbox
+from taskiq_sources_mongo.settling import settle
 from taskiq_sources_mongo.statements import alive
-
-logger = logging.getLogger("taskiq_sources")
 
 _DEFAULT_DATABASE = "taskiq"
 
@@ -200,13 +198,19 @@ class MongoStore(SessionStore[Database]):
 
     async def _eligible(self, now: datetime, horizon: datetime, limit: int, ids: Collection[str] | None) -> dict[str, int]:
         """Return the oldest that may be claimed, and at which revision they are."""
-        options: dict[str, Any] = {"fields": {"next_run_at": 1, "revision": 1}, "sort": statements.OLDEST_DUE, "limit": limit}
+        fields = {"next_run_at": 1, "revision": 1, "settles_in": 1}
+        options: dict[str, Any] = {"fields": fields, "sort": statements.OLDEST_DUE, "limit": limit}
         if ids is None:
             found = await self._find(statements.eligible(now, horizon), hint="due", **options)
         else:
             batches = [statements.eligible(now, horizon, some) for some in portions(ids, _MOST_IDS)]
             found = [document for batch in batches for document in await self._find(batch, hint="_id_", **options)]
             found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
+        # Whoever held them may have died amid a transaction, which holds us off for a minute.
+        database = self._session
+        former = {document.get("settles_in") for document in found} - {None, database.session_id}
+        if former:
+            await database.end_transactions(former)
         return {document["_id"]: document["revision"] for document in found[:limit]}
 
     async def _take(
@@ -214,7 +218,10 @@ class MongoStore(SessionStore[Database]):
     ) -> list[Claim]:
         """Claim those of these schedules that still may be claimed."""
         database, token = self._session, uuid.uuid4().hex
-        free, taken = statements.eligible(now, horizon, revisions), statements.take(token, claimant, lease_until)
+        free, taken = (
+            statements.eligible(now, horizon, revisions),
+            statements.take(token, claimant, lease_until, database.session_id),
+        )
         # Whether it was done once, or twice because the first answer was lost: what has our token is ours.
         await database.write(database.schedules.update_many, free, taken, hint="_id_")
         claims, moved = [], []
@@ -240,28 +247,11 @@ class MongoStore(SessionStore[Database]):
         return frozenset(ours)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        self._session  # noqa: B018 - without outcomes, too, a closed store is an error
+        database = self._session
         lost: set[str] = set()
         for some in _batches(outcomes):
-            lost |= await self._settle(some)
+            lost |= await settle(database, some)
         return frozenset(lost)
-
-    async def _settle(self, outcomes: Sequence[Outcome]) -> set[str]:
-        database, outbox, batch = self._session, Outbox(self._session), uuid.uuid4().hex
-        ids = {outcome.claim.schedule.id for outcome in outcomes}
-        held = statements.held([outcome.claim for outcome in outcomes])
-        change = statements.settle(outcomes, batch)
-        done = await database.write(database.schedules.update_many, held, change, hint="_id_")
-        # Usually all. Else the outbox tells, as it does if the answer was lost and the statement repeated.
-        applied = ids if done.matched_count == len(ids) else await self._ids({"_id": {"$in": list(ids)}, "outbox.batch": batch})
-        going = [outcome.claim for outcome in outcomes if not (outcome.release or outcome.finished)]
-        ended = {claim.schedule.id for claim in going} - await self._ids(statements.held(going)) if going else set()
-        try:
-            await outbox.insert([outcome for outcome in outcomes if outcome.claim.schedule.id in applied], batch)
-            await outbox.clear([batch], finished=any(outcome.finished for outcome in outcomes))
-        except SourceConnectionError:
-            logger.debug("%r: settled; whoever comes next moves the history.", self, exc_info=True)
-        return (ids - applied) | ended
 
     async def next_due(self, now: datetime) -> datetime | None:
         window, larger = _FIRST_WINDOWS
@@ -317,7 +307,7 @@ class MongoStore(SessionStore[Database]):
         return await self._session.find(self._session.schedules, condition, fields, **options)
 
     async def _ids(self, condition: Document) -> set[str]:
-        return {document["_id"] for document in await self._find(condition, {"_id": 1}, hint="_id_")}
+        return await self._session.ids(condition)
 
 
 class StandaloneMongoStore(MongoStore):
