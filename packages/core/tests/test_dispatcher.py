@@ -212,6 +212,25 @@ async def test_sends_are_bounded(world: World) -> None:
     assert scheduler.health().sources[0].held <= 7 + 2 * 20
 
 
+@pytest.mark.parametrize(("takes", "workers"), [(0.0, 1), (0.001, 30)])
+async def test_there_are_as_many_workers_as_the_broker_keeps_waiting(world: World, takes: float, workers: int) -> None:
+    """One is enough for a broker that makes nobody wait; the others would only hold up the store's answers."""
+    await world.add(300, time=START)
+    world.broker.takes = takes
+    scheduler = await world.scheduler(max_concurrent_sends=30)
+    seen: list[int] = []
+
+    def count(_message: Any) -> bool:
+        seen.append(len(scheduler._dispatchers[0]._senders._workers))
+        return False
+
+    world.broker.fails = count
+    await asyncio.sleep(5)
+
+    assert len(world.broker.sent) == 300
+    assert max(seen) == workers
+
+
 async def test_a_hung_send_delays_no_other(world: World) -> None:
     """Sends that hang are cut off after ``send_timeout`` and tried again; all others go out on time."""
     hung: set[str] = set()

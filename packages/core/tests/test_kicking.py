@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import taskiq
 from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage
+from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.kicker import AsyncKicker
+from taskiq.labels import LabelType
 from taskiq.serializers import PickleSerializer
 
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource
@@ -81,6 +83,7 @@ def dispatch_of(labels: dict[str, Any]) -> Dispatch:
         {},
         {"queue": "a", "priority": 3, "ratio": 0.5, "fast": True, "nothing": None, "list": [1], "map": {"a": 1}},
         {"types_of_exceptions": ["ValueError"], "queue": "a"},
+        {"übung": 'ß\u2028"', "tiny": 1e-300},
         {"schedule_id": "overwritten", "scheduled_for": 1},
     ],
 )
@@ -108,6 +111,56 @@ async def test_middlewares_see_the_message_and_may_replace_it() -> None:
     await kick(broker, dispatch_of({}))
 
     assert [message.task_name for message in broker.sent] == ["app:other"]  # type: ignore[attr-defined]
+
+
+async def test_hooks_after_a_send_are_called() -> None:
+    seen: list[str] = []
+
+    class Noter(taskiq.TaskiqMiddleware):
+        def post_send(self, message: TaskiqMessage) -> None:
+            seen.append(message.task_id)
+
+    await kick(Broker().with_middlewares(Noter()), dispatch_of({}))
+
+    assert seen == ["the-task-id"]
+
+
+async def test_a_formatter_of_the_application_makes_the_message() -> None:
+    class Shouting(ProxyFormatter):
+        def dumps(self, message: TaskiqMessage) -> BrokerMessage:
+            return super().dumps(message).model_copy(update={"message": message.task_name.upper().encode()})
+
+    broker = Broker()
+    broker.formatter = Shouting(broker)
+    await kick(broker, dispatch_of({}))
+
+    assert [message.message for message in broker.sent] == [b"APP:REPORT"]
+
+
+async def test_a_serializer_of_the_application_is_used() -> None:
+    broker = Broker().with_serializer(PickleSerializer())
+    dispatch = dispatch_of({"priority": 3})
+    await kick(broker, dispatch)
+
+    sent: BrokerMessage = broker.sent[0]  # type: ignore[attr-defined]
+    message = broker.formatter.loads(sent.message)
+    assert (message.args, message.kwargs) == (dispatch.definition.args, dispatch.definition.kwargs)
+    assert message.labels_types is not None
+    assert message.labels_types["priority"] == LabelType.INT.value
+
+
+@pytest.mark.parametrize("middlewares", [(), (taskiq.SimpleRetryMiddleware(),)])
+async def test_taskiq_s_kicker_is_spared_where_nobody_would_notice(
+    monkeypatch: pytest.MonkeyPatch, middlewares: tuple[taskiq.TaskiqMiddleware, ...]
+) -> None:
+    async def kiq(*_: Any, **__: Any) -> None:
+        raise AssertionError("the long way was taken")
+
+    monkeypatch.setattr(AsyncKicker, "kiq", kiq)
+    broker = Broker().with_middlewares(*middlewares)
+    await kick(broker, dispatch_of({}))
+
+    assert len(broker.sent) == 1  # type: ignore[attr-defined]
 
 
 class _WithHook(InMemoryScheduleSource):

@@ -31,6 +31,7 @@ from taskiq_sources.held import Held, Ledger
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome
 from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.pace import Pace
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.store import ScheduleStore
@@ -39,7 +40,6 @@ from taskiq_sources.tasking import end, event_or_timeout
 logger = logging.getLogger("taskiq_sources")
 
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
-_SOON = 0.25  # what was claimed is to be sent within about this time: the rest is for other schedulers
 _GATHERING = 0.01  # for so long results are gathered, to be settled in one call
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
@@ -94,9 +94,8 @@ class Dispatcher:
         self._enough = asyncio.Event()
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
-        self._batch = min(settings.max_concurrent_sends, settings.batch_size)
+        self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
         self._heartbeat = desk.lease.total_seconds() / 3  # how often leases are renewed
-        self._asked = 0.0  # when the last claims were asked for, on the event loop's clock
         pauses = settings.breaker_pause, settings.breaker_longest_pause
         self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
 
@@ -174,7 +173,7 @@ class Dispatcher:
         if taken:
             self.last_claim_at = now
             self.metrics.claimed(len(taken))
-            self._enqueue(taken, asked, all_of_it=len(taken) < room)
+            self._enqueue(taken, asked)
         if len(taken) == room:
             return 0 if self._room() > 0 else poll  # there may be more; what is waited for is room
         self.next_due = await self._store.next_due(now)
@@ -191,26 +190,17 @@ class Dispatcher:
             return 0
         if state == "half_open":
             return 0 if self.ledger else 1
-        if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) > self._senders.low_mark:
+        self._pace.judge(asyncio.get_running_loop().time())
+        if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) > self._pace.low_mark:
             return 0
-        return self._batch - len(self._senders)
+        return self._pace.batch
 
-    def _enqueue(self, taken: list[Dispatch], asked: float, *, all_of_it: bool) -> None:
-        """Have these sent, and learn from how long the last ones took how many to take at a time.
-
-        Args:
-            taken: What was claimed.
-            asked: When it was asked for.
-            all_of_it: Whether nothing more was due. That a few were sent soon tells nothing of many.
-        """
-        took, self._asked = asked - self._asked, asked
-        if took < _SOON and not all_of_it:
-            self._batch = min(self._batch * 2, self._settings.batch_size)
-        elif took > 4 * _SOON and self._senders:
-            self._batch = max(self._batch // 2, min(self._settings.max_concurrent_sends, self._settings.batch_size))
+    def _enqueue(self, taken: list[Dispatch], asked: float) -> None:
+        """Have these sent, which were asked for at that time of the event loop's clock."""
+        if not self._senders:
+            self._pace.begin(asyncio.get_running_loop().time())
         lease_ends = asked + self._desk.lease.total_seconds()
-        # Half of what there is has to be sent before more is claimed: else it would be claims that are measured, and not sends.
-        self._senders.low_mark = (self._batch if all_of_it else min(self._batch, len(self._senders) + len(taken))) // 2
+        self._senders.low_mark = self._pace.low_mark
         self._senders.put([self.ledger.add(dispatch, lease_ends) for dispatch in taken])
 
     # -- sending -------------------------------------------------------------------------------------------------------------
@@ -223,6 +213,7 @@ class Dispatcher:
             self._enough.set()
         if not held.started:
             return
+        self._pace.sent()
         if held.error is None:
             self.breaker.succeeded()
         elif self.breaker.failed():

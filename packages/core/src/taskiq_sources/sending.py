@@ -52,7 +52,7 @@ class Senders:
         self.low_mark = 0
         self._queue: deque[Held] = deque()
         self._workers: set[asyncio.Task[None]] = set()
-        self._worker_begins = False
+        self._will_staff = False
 
     def __len__(self) -> int:
         """How many wait to be sent."""
@@ -61,7 +61,7 @@ class Senders:
     def put(self, held: Iterable[Held]) -> None:
         """Send these, when it is their turn."""
         self._queue.extend(held)
-        self._add_worker()
+        self._staff()
 
     def take_back(self) -> list[Held]:
         """Return what waits, and forget it."""
@@ -97,38 +97,47 @@ class Senders:
         self._queue.clear()
         await end(list(self._workers))
 
-    def _add_worker(self) -> None:
-        """Start a worker if there is work for one more. Each adds the next when it begins: as many as the broker makes wait."""
-        if self._queue and not self._worker_begins and len(self._workers) < self._limit:
-            self._worker_begins = True
+    def _staff(self) -> None:
+        """Start workers if all there are wait for the broker while more is queued: as many again, up to the limit.
+
+        A broker that never makes anybody wait is served by one worker. More of them would take turns without the event loop
+        looking for answers of the store in between.
+        """
+        self._will_staff = False
+        if self._ledger.sending < len(self._workers):
+            return
+        for _ in range(min(max(len(self._workers), 1), self._limit - len(self._workers), len(self._queue))):
             worker = asyncio.ensure_future(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._worker_ended)
 
+    def _staff_soon(self) -> None:
+        """Look whether more workers are needed when the one that is running waits."""
+        if not self._will_staff and self._queue and len(self._workers) < self._limit:
+            self._will_staff = True
+            asyncio.get_running_loop().call_soon(self._staff)
+
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        if not self._workers:
-            self._worker_begins = False  # even if it was cancelled before it began
-        self._add_worker()  # a broker whose own futures are cancelled ends it early: what is queued is not to wait for ever
+        self._staff()  # a broker whose own futures are cancelled ends it early: what is queued is not to wait for ever
 
     async def _work(self) -> None:
         """Send what is queued, one after the other, until nothing is left."""
         clock = asyncio.get_running_loop().time
         worker = asyncio.current_task()
-        self._worker_begins = False
         now = clock()
         pause_at = now + _SLICE
         while self._queue:
             held = self._queue.popleft()
             if len(self._queue) == self.low_mark:
                 self._running_low()
-            self._add_worker()
             if held.lost:
                 self._ledger.remove(held)
                 continue
             if now >= held.lease_ends:  # this process was suspended, or cannot renew: somebody else may be sending it
                 self._done(held)
                 continue
+            self._staff_soon()
             await self._send_one(held, worker, now)
             now = clock()
             if now > pause_at:

@@ -1,0 +1,68 @@
+"""`Pace`: how much is claimed at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskiq_sources.pace import Pace
+
+
+def send(pace: Pace, number: int, *, until: float) -> None:
+    for _ in range(number):
+        pace.sent()
+    pace.judge(until)
+
+
+@pytest.mark.parametrize(
+    ("rate", "batch"),
+    [(10, 100), (400, 100), (1_000, 250), (1_999, 500), (100_000, 500)],
+)
+def test_what_is_claimed_at_a_time_can_be_sent_within_a_quarter_of_a_second(rate: int, batch: int) -> None:
+    """But it is never less than can be sent at once, and never more than one call takes."""
+    pace = Pace(100, 500)
+    pace.begin(5.0)
+    send(pace, 200, until=5.0 + 200 / rate)
+
+    assert pace.batch == batch
+
+
+def test_a_few_sends_teach_nothing() -> None:
+    """That one was sent in no time tells nothing of many."""
+    pace = Pace(100, 500)
+    pace.begin(5.0)
+    send(pace, 50, until=5.0)
+
+    assert pace.batch == 100
+
+
+def test_time_without_anything_to_send_does_not_count() -> None:
+    """Nor does it make a fast broker a slow one."""
+    pace = Pace(100, 500)
+    send(pace, 200, until=0.01)
+    pace.begin(1_000.0)
+    send(pace, 500, until=1_000.1)
+
+    assert pace.batch == 500
+
+
+def test_a_broker_that_slows_down_is_noticed() -> None:
+    """Others get what this scheduler cannot send soon."""
+    pace = Pace(100, 500)
+    send(pace, 200, until=0.01)
+    send(pace, 300, until=2.0)
+
+    assert pace.batch == 100
+
+
+def test_claims_are_ahead_of_sends_only_where_sends_are_fast() -> None:
+    """As much again may wait as is claimed at a time, or else half of it."""
+    slow, fast = Pace(100, 500), Pace(100, 500)
+    send(fast, 200, until=0.01)
+
+    assert (slow.batch, slow.low_mark) == (100, 50)
+    assert (fast.batch, fast.low_mark) == (500, 500)
+
+
+def test_the_lowest_is_not_above_the_highest() -> None:
+    """More sends at once than one call claims."""
+    assert Pace(1_000, 20).batch == 20
