@@ -18,6 +18,7 @@ from pymongo import AsyncMongoClient, InsertOne, ReadPreference, UpdateOne, Writ
 from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from taskiq_sources.clock import EPOCH
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources_mongo.documents import Document
 from taskiq_sources_mongo.errors import connection_error, is_conflict, is_lost_connection
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 _CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=timezone.utc)
 _NAIVE: CodecOptions[Document] = CodecOptions(tz_aware=False)
+_NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
 
 #: Acknowledged when it survives the loss of the primary, and the death of a server that has no others.
 DURABLE = WriteConcern("majority", j=True)
@@ -330,10 +332,10 @@ async def answer(result: Any) -> Any:
 
 
 def _aware(document: Document) -> Document:
-    # The driver takes eight times as long for it.
+    # To have the driver do it takes ten times as long, and `datetime.replace` five times.
     for name, value in document.items():
         if isinstance(value, datetime):
-            document[name] = value.replace(tzinfo=timezone.utc)
+            document[name] = EPOCH + (value - _NAIVE_EPOCH)
     return document
 
 

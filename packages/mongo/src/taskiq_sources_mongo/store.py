@@ -230,7 +230,8 @@ class MongoStore(SessionStore[Database]):
             if document["timing_revision"] > found_at or document["revision"] < found_at:
                 moved.append(document["_id"])  # edited since it was found, or made anew: it may not be due any more
             else:
-                claims.append(claim_from({**document, "revision": revisions[document["_id"]]}, now=now))
+                document["revision"] = found_at
+                claims.append(claim_from(document, now=now))
         if moved:
             ours = {"_id": {"$in": moved}, "token": token}
             await database.write(database.schedules.update_many, ours, statements.GIVE_BACK)
