@@ -149,32 +149,26 @@ def held_unedited(claims: Collection[Claim]) -> Document:
 
 
 def move_on(outcomes: Sequence[Outcome], batch: str | None = None) -> Pipeline:
-    """Move schedules on, each with what the outcomes say of it, and put the history rows into its outbox, if they have a batch.
+    """Move schedules on, each with what the outcomes say of it; with a batch, put the history rows into its outbox.
 
     The outcome is found by the position of the id in a list: the server makes a table of a list that is constant.
     """
-    told = [
-        {
-            "revision": outcome.claim.schedule.revision,
-            "settled": settled(outcome),
-            **({"rows": [row(run) for run in outcome.runs]} if batch else {}),
-        }
+    told: list[Document] = [
+        {"revision": outcome.claim.schedule.revision, "settled": settled(outcome), "outbox": [row(run) for run in outcome.runs]}
         for outcome in outcomes
     ]
     position = {"$indexOfArray": [literal([outcome.claim.schedule.id for outcome in outcomes]), "$_id"]}
-    edited = {"$gt": ["$timing_revision", "$outcome.revision"]}
-    entry = {"batch": batch, "seq": "$seq", "rows": "$outcome.rows"}
-    outbox = {"outbox": {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}} if batch else {}
-    return [
-        {
-            "$set": {
-                "outcome": {"$arrayElemAt": [literal(told), position]},
-                "seq": {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]},
-            },
-        },
-        {"$replaceWith": {"$mergeObjects": ["$$ROOT", {"$cond": [edited, literal(FREE), "$outcome.settled"]}, outbox]}},
-        {"$unset": "outcome"},
-    ]
+    edited = {"$gt": ["$timing_revision", "$$outcome.revision"]}
+    changes: list[object] = ["$$ROOT", {"$cond": [edited, literal(FREE), "$$outcome.settled"]}]
+    if batch is None:
+        for one in told:
+            del one["outbox"]
+    else:
+        seq = {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]}
+        entry = {"batch": batch, "seq": seq, "rows": "$$outcome.outbox"}
+        changes.append({"seq": seq, "outbox": {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}})
+    outcome = {"$arrayElemAt": [literal(told), position]}
+    return [{"$replaceWith": {"$let": {"vars": {"outcome": outcome}, "in": {"$mergeObjects": changes}}}}]
 
 
 # -- history ---------------------------------------------------------------------------------------------------------------------
