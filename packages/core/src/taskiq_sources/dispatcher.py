@@ -191,6 +191,7 @@ class Dispatcher:
         if state == "half_open":
             return 0 if self.ledger else 1
         self._pace.judge(asyncio.get_running_loop().time())
+        self._senders.low_mark = self._pace.low_mark
         if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) > self._pace.low_mark:
             return 0
         return self._pace.batch
@@ -200,7 +201,6 @@ class Dispatcher:
         if not self._senders:
             self._pace.begin(asyncio.get_running_loop().time())
         lease_ends = asked + self._desk.lease.total_seconds()
-        self._senders.low_mark = self._pace.low_mark
         self._senders.put([self.ledger.add(dispatch, lease_ends) for dispatch in taken])
 
     # -- sending -------------------------------------------------------------------------------------------------------------
