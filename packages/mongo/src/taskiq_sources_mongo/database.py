@@ -20,6 +20,7 @@ from pymongo.read_concern import ReadConcern
 
 from taskiq_sources.clock import EPOCH
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.listening import Listener, Listeners
 from taskiq_sources_mongo.documents import Document
 from taskiq_sources_mongo.errors import connection_error, is_conflict, is_lost_connection
 
@@ -141,8 +142,7 @@ class Database(Calls):
         self.where = where
         self._client = client
         self._owned = owned
-        self._closed = False
-        self._followers: dict[asyncio.Event, asyncio.Future[None]] = {}
+        self._listeners = Listeners()
         self._session: Any = None
         self._turn = asyncio.Lock()  # a session has one transaction at a time
         self._database = client.get_database(
@@ -168,8 +168,7 @@ class Database(Calls):
 
     async def close(self) -> None:
         """End watching and transactions, and close the client if it is owned."""
-        self._closed = True
-        await asyncio.gather(*map(self._stop_following, list(self._followers)))
+        await self._listeners.close()
         if self._session is not None:
             await self._session.end_session()
         if self._owned:
@@ -293,37 +292,30 @@ class Database(Calls):
         Raises:
             SourceConnectionError: The subscription was lost.
         """
-        news = asyncio.Event()
-        follower = asyncio.ensure_future(self._follow(collection, pipeline, news))
-        follower.add_done_callback(lambda _: news.set())
-        self._followers[news] = follower
-        try:
-            await news.wait()
-            while not follower.done():
-                news.clear()
+        async with self._listeners.listener() as listener:
+
+            async def subscribe() -> Any:
+                stream = await answer(collection.watch(pipeline, max_await_time_ms=_CHANGE_WAIT_MS))
+                return await listener.resources.enter_async_context(stream)
+
+            follower = asyncio.ensure_future(self._follow(await self.read(subscribe), listener))
+            listener.resources.push_async_callback(_stopped, follower)
+            async for _ in listener.changes():
                 yield
-                await news.wait()
-        finally:
-            await self._stop_following(news)
-        if not self._closed:
-            follower.result()
-            raise SourceConnectionError(f"{self.where}: the change stream has ended; watch again")
 
-    async def _follow(self, collection: Documents, pipeline: list[Document], news: asyncio.Event) -> None:
+    async def _follow(self, stream: Any, listener: Listener) -> None:
         try:
-            async with await answer(collection.watch(pipeline, max_await_time_ms=_CHANGE_WAIT_MS)) as stream:
-                news.set()
-                while news in self._followers and stream.alive:
-                    if await stream.try_next() is not None:
-                        news.set()
+            while stream.alive:
+                if await stream.try_next() is not None:
+                    listener.tell()
+            listener.lose(SourceConnectionError(f"{self.where}: the change stream has ended; watch again"))
         except PyMongoError as error:
-            raise connection_error(self.where, error) from _cause(error)
+            listener.lose(connection_error(self.where, error))
 
-    async def _stop_following(self, news: asyncio.Event) -> None:
-        follower = self._followers.pop(news, None)
-        if follower is not None:
-            follower.cancel()
-            await asyncio.wait({follower}, timeout=_CANCEL_GRACE)
+
+async def _stopped(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=_CANCEL_GRACE)
 
 
 async def answer(result: Any) -> Any:

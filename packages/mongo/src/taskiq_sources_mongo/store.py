@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 from pymongo import InsertOne, MongoClient, ReturnDocument
 
@@ -86,8 +87,8 @@ class MongoStore(SessionStore[Database]):
             self._where = f"MongoDB (a client of the application's), database {name!r}"
         else:
             address = address_of(url or "")
-            name = database or address.database or _DEFAULT_DATABASE
-            self._where = f"MongoDB at {address.hosts}, database {name!r}"
+            name = database or address.path or _DEFAULT_DATABASE
+            self._where = f"MongoDB at {unquote(address.hosts)}, database {name!r}"
             self._connect = partial(connect, self._where, url or "", address.options, connect_timeout, command_timeout)
         schema.check_names(name, prefix)
         self._client = client
