@@ -83,17 +83,24 @@ class Place:
         with pymongo.MongoClient(self.url) as client:
             yield client[self.database]
 
-    def version(self) -> str:
+    def make_store_of(self, rules: Any) -> Callable[[], MongoStore]:
+        """How the rules of the contract make a store; they are told, too, how to do to it what some of them do."""
+        rules.server_version = self.server_version
+        rules.make_schema_newer = self.make_schema_newer
+        rules.drop_connections = self.drop_connections
+        return self.store
+
+    async def server_version(self, _store: MongoStore) -> str:
         """The version of the server."""
         with self.direct() as database:
             return str(database.command("buildInfo")["version"])
 
-    def make_schema_newer(self) -> None:
+    async def make_schema_newer(self, _store: MongoStore) -> None:
         """Leave the database as a newer release would."""
         with self.direct() as database:
             database["taskiq_meta"].update_one({}, {"$set": {"version": 9999}})
 
-    def cut_connections(self) -> None:
+    async def drop_connections(self, _store: MongoStore) -> None:
         """End all connections of this process to the server, as the server does when it stops."""
         port = urlsplit(self.url).port
         for number in map(int, os.listdir("/dev/fd")):

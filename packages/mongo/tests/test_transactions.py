@@ -41,9 +41,10 @@ async def store(place: Any) -> AsyncIterator[MongoStore]:
 async def other(place: Any, store: MongoStore) -> AsyncIterator[MongoStore]:
     other = place.store()
     await other.open()
+    session_id = store._session.session_id
     yield other
     with place.direct() as database:  # what is left of the dead would be in the way of those who clear up
-        database.client.admin.command("killAllSessions", [])
+        database.command("killSessions", [{"id": session_id}])
     await other.close()
 
 
@@ -112,6 +113,30 @@ async def test_one_that_was_taken_for_dead_settles_nothing(store: MongoStore, ot
     assert lost == frozenset(_IDS)
     assert await recorded(other) == []
     assert await other.settle([_outcome(claim) for claim in taken]) == frozenset()
+
+
+async def test_who_is_alive_is_left_to_settle(
+    store: MongoStore, other: MongoStore, before: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To claim what somebody else has settled undoes nothing that he is doing, whoever it was that had it before."""
+    await store.put([schedule("a"), schedule("b")])
+    claims = {claim.schedule.id: claim for claim in await take(store)}
+    assert await store.settle([outcome(claims["a"], next_run_at=at(-1))]) == frozenset()
+    attempts = []
+    attempt = store._session._attempt
+
+    async def counted(work: Any) -> Any:
+        attempts.append(work)
+        return await attempt(work)
+
+    async def claim_a() -> None:
+        assert [claim.schedule.id for claim in await take(other)] == ["a"]
+
+    monkeypatch.setattr(store._session, "_attempt", counted)
+    before(store, "insert_many", claim_a)
+    assert await store.settle([_outcome(claims["b"])]) == frozenset()
+
+    assert len(attempts) == 1
 
 
 async def test_what_its_own_transaction_left_behind_is_not_in_the_way(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:

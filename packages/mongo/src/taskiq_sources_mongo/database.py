@@ -257,9 +257,11 @@ class Database(Calls):
         return result
 
     async def end_transactions(self, session_ids: Collection[Any]) -> None:
-        """Undo what these sessions have begun and not committed, whoever has them; if the server lets us."""
+        """Undo what these sessions of others have begun and not committed, if the server lets us."""
+        sessions = [{"id": session_id} for session_id in session_ids if session_id not in {None, self.session_id}]
         with suppress(SourceConnectionError, OperationFailure):
-            await self.read(self._database.command, "killSessions", [{"id": session_id} for session_id in session_ids])
+            if sessions:
+                await self.read(self._database.command, "killSessions", sessions)
 
     async def write_each(
         self, collection: Documents, writes: Mapping[str, Write], *, repeatable: bool

@@ -144,7 +144,7 @@ class MongoStore(SessionStore[Database]):
         database = self._session
         existed: set[str] = set()
         for some in portions(ids, _MOST_IDS):
-            left = await self._ids(alive(some))
+            left = await database.ids(alive(some))
             existed |= left
             while left:
                 ready = {**alive(left), "outbox.batch": {"$exists": False}}
@@ -152,7 +152,7 @@ class MongoStore(SessionStore[Database]):
                 if done.deleted_count == len(left):
                     break
                 await Outbox(database).move_of(left)  # the history of a schedule stays
-                left = await self._ids(alive(left))
+                left = await database.ids(alive(left))
         return frozenset(existed)
 
     async def update(
@@ -199,7 +199,7 @@ class MongoStore(SessionStore[Database]):
 
     async def _eligible(self, now: datetime, horizon: datetime, limit: int, ids: Collection[str] | None) -> dict[str, int]:
         """Return the oldest that may be claimed, and at which revision they are."""
-        fields = {"next_run_at": 1, "revision": 1, "settles_in": 1}
+        fields = {"next_run_at": 1, "revision": 1, "lease_until": 1, "settles_in": 1}
         options: dict[str, Any] = {"fields": fields, "sort": statements.OLDEST_DUE, "limit": limit}
         if ids is None:
             found = await self._find(statements.eligible(now, horizon), hint="due", **options)
@@ -207,22 +207,19 @@ class MongoStore(SessionStore[Database]):
             batches = [statements.eligible(now, horizon, some) for some in portions(ids, _MOST_IDS)]
             found = [document for batch in batches for document in await self._find(batch, hint="_id_", **options)]
             found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
-        # Whoever held them may have died amid a transaction, which holds us off for a minute.
-        database = self._session
-        former = {document.get("settles_in") for document in found} - {None, database.session_id}
-        if former:
-            await database.end_transactions(former)
-        return {document["_id"]: document["revision"] for document in found[:limit]}
+        del found[limit:]
+        # Whoever let a lease end may have died amid a transaction, which would hold us off for a minute.
+        former = {document.get("settles_in") for document in found if document["lease_until"] is not None}
+        await self._session.end_transactions(former)
+        return {document["_id"]: document["revision"] for document in found}
 
     async def _take(
         self, revisions: Mapping[str, int], now: datetime, horizon: datetime, claimant: str, lease_until: datetime
     ) -> list[Claim]:
         """Claim those of these schedules that still may be claimed."""
         database, token = self._session, uuid.uuid4().hex
-        free, taken = (
-            statements.eligible(now, horizon, revisions),
-            statements.take(token, claimant, lease_until, database.session_id),
-        )
+        free = statements.eligible(now, horizon, revisions)
+        taken = statements.take(token, claimant, lease_until, database.session_id)
         # Whether it was done once, or twice because the first answer was lost: what has our token is ours.
         await database.write(database.schedules.update_many, free, taken, hint="_id_")
         claims, moved = [], []
@@ -245,7 +242,7 @@ class MongoStore(SessionStore[Database]):
             held = statements.held(some)
             done = await database.write(database.schedules.update_many, held, {"$set": {"lease_until": until}}, hint="_id_")
             named = {claim.schedule.id for claim in some}
-            ours |= named if done.matched_count == len(named) else await self._ids(held)
+            ours |= named if done.matched_count == len(named) else await database.ids(held)
         return frozenset(ours)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
@@ -307,9 +304,6 @@ class MongoStore(SessionStore[Database]):
 
     async def _find(self, condition: Document, fields: Document | None = None, **options: Any) -> list[Document]:
         return await self._session.find(self._session.schedules, condition, fields, **options)
-
-    async def _ids(self, condition: Document) -> set[str]:
-        return await self._session.ids(condition)
 
 
 class StandaloneMongoStore(MongoStore):
