@@ -90,17 +90,19 @@ async def test_a_fault_amid_a_settle_is_made_up_for(
     await _assert_settled(store, outcomes)
 
 
-@pytest.mark.parametrize("statement", ["update", "commitTransaction"])
+@pytest.mark.parametrize(
+    ("fault", "statement"), [("conflict", "update"), ("conflict", "commitTransaction"), ("cut", "commitTransaction")]
+)
 async def test_what_goes_on_failing_is_an_error_that_leaves_nothing_half_done(
-    server: MongoServer, store: StandaloneMongoStore, statement: str
+    server: MongoServer, store: StandaloneMongoStore, statement: str, fault: str
 ) -> None:
     """The repeats end; what was asked for has not been done, and can be done when the server is well."""
     outcomes = await _outcomes(store)
     with pymongo.MongoClient(server.url) as client:
-        data = {"failCommands": [statement], "errorCode": 112, "errorLabels": ["TransientTransactionError"]}
+        data = {"failCommands": [statement], **_FAULTS[fault]}
         client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
         try:
-            with pytest.raises(SourceConnectionError, match=r"cannot be used now \(WriteConflict\)"):
+            with pytest.raises(SourceConnectionError, match=r"cannot be used now \(WriteConflict\)|cannot be reached"):
                 await asyncio.wait_for(store.settle(outcomes), _TIMEOUT)
         finally:
             client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
@@ -108,6 +110,28 @@ async def test_what_goes_on_failing_is_an_error_that_leaves_nothing_half_done(
     assert await recorded(store) == ["known@1"]
     assert set(await store.get(_IDS)) == set(_IDS)
     assert await store.settle(outcomes) == frozenset()
+    await _assert_settled(store, outcomes)
+
+
+async def test_a_commit_of_which_nobody_learns_is_not_done_twice(
+    server: MongoServer, store: StandaloneMongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose answer does not come at all is an error; the outcomes are there, and count as lost when they are settled again."""
+    outcomes = await _outcomes(store)
+    session = store._session._session
+    commit = session.commit_transaction
+
+    async def commit_without_answer() -> None:
+        await commit()
+        error = pymongo.errors.AutoReconnect("connection closed")
+        error._add_error_label("UnknownTransactionCommitResult")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "commit_transaction", commit_without_answer)
+        with pytest.raises(SourceConnectionError, match="cannot be reached"):
+            await store.settle(outcomes)
+
     await _assert_settled(store, outcomes)
 
 

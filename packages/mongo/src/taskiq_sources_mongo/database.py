@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
@@ -22,7 +22,7 @@ from taskiq_sources.clock import EPOCH
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.listening import Listener, Listeners
 from taskiq_sources_mongo.documents import Document
-from taskiq_sources_mongo.errors import connection_error, is_conflict, is_lost_connection
+from taskiq_sources_mongo.errors import connection_error, is_lost_connection, is_undone
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
@@ -81,7 +81,7 @@ def connect(where: str, url: str, options: Container[str], connect_timeout: time
         raise SourceConnectionError(f"{where} cannot be used: {problem}") from None
 
 
-class Calls:
+class Calls(ABC):
     """Calls of the driver, by themselves or in a transaction."""
 
     schedules: Documents
@@ -230,8 +230,8 @@ class Database(Calls):
                     async with self._turn:
                         return await self._attempt(work)
                 except PyMongoError as error:
-                    pause = next(pauses, None) if is_lost_connection(error) or is_conflict(error) else None
-                    if pause is None:
+                    pause = next(pauses, None)
+                    if pause is None or not is_undone(error):
                         raise
                     if isinstance(error, ConnectionFailure):
                         pauses = iter(())

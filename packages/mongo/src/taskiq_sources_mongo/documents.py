@@ -1,8 +1,8 @@
 """Translates between the contract's dataclasses and documents. No I/O.
 
 A schedule is one document under its id. Besides the fields of `StoredSchedule` it has ``token`` (of the current claim),
-``finished`` (it is gone for everybody, and waits for its history to be moved), ``seq`` and ``outbox`` (see
-:mod:`taskiq_sources_mongo.outbox`).
+``settles_in`` (the session of its outcome, see :mod:`taskiq_sources_mongo.settling`), ``finished`` (it is gone for everybody, and
+waits for its history to be moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sources_mongo.outbox`).
 """
 
 from __future__ import annotations

@@ -13,9 +13,13 @@ def is_lost_connection(error: errors.PyMongoError) -> bool:
     return isinstance(error, errors.AutoReconnect) and not isinstance(error, errors.ServerSelectionTimeoutError)
 
 
-def is_conflict(error: errors.PyMongoError) -> bool:
-    """Tell whether a transaction came to nothing because of another one, or of a server that has just become the primary."""
-    return isinstance(error, errors.OperationFailure) and error.has_error_label("TransientTransactionError")
+def is_undone(error: errors.PyMongoError) -> bool:
+    """Tell whether a transaction has come to nothing by no fault of its own: to do it again may do better."""
+    if error.has_error_label("UnknownTransactionCommitResult"):
+        return False
+    return is_lost_connection(error) or (
+        isinstance(error, errors.OperationFailure) and error.has_error_label("TransientTransactionError")
+    )
 
 
 def connection_error(where: str, error: errors.PyMongoError) -> Exception:

@@ -1,4 +1,9 @@
-"""``settle``, for some outcomes at a time: in a transaction where the server has them, and by the outbox where it has not."""
+"""``settle``, for some outcomes at a time: in a transaction where the server has them, and by the outbox where it has not.
+
+A transaction whose process dies stays open on the server for a minute, and holds off whoever wants to write to the same
+documents. So all transactions of a store are made in one session, and claims say in which (``settles_in``): who finds that the
+lease of one has ended has the server undo what that session has begun.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`MongoStore`: the store contract on collections of a MongoDB database; `StandaloneMongoStore` for a server by itself.
 
 What is asked of the server is in :mod:`taskiq_sources_mongo.statements`. A statement is atomic for each schedule, and nothing in
-here relies on more.
+here relies on more; what does is in :mod:`taskiq_sources_mongo.settling`.
 """
 
 from __future__ import annotations
