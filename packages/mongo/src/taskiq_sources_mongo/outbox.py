@@ -1,6 +1,6 @@
 """History on its way from the document of its schedule into the collection of runs.
 
-A single server has no transactions, but what it does to one document is one step. (With transactions, outboxes stay empty.) Hence:
+A single server has no transactions, but what it does to one document is one step. (Else outboxes stay empty.) Hence:
 
 1. ``settle`` changes the schedule, and appends an entry with the history rows to its ``outbox``, in one update of one document.
    The entry names the ``settle`` it comes from (``batch``). A finished schedule is marked, and nobody sees it any more.
