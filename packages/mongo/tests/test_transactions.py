@@ -13,6 +13,7 @@ from taskiq_sources.models import Claim, Outcome
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, recorded, run, schedule, take
 from taskiq_sources_mongo import MongoStore, StandaloneMongoStore
 from taskiq_sources_mongo.database import Transaction
+from taskiq_sources_mongo.documents import row
 
 pytestmark = pytest.mark.anyio
 
@@ -152,6 +153,20 @@ async def test_what_its_own_transaction_left_behind_is_not_in_the_way(store: Mon
 
     assert await asyncio.wait_for(store.settle(outcomes), _TIMEOUT) == frozenset()
     assert len(await recorded(store)) == len(_IDS)
+
+
+async def test_history_from_the_time_before_transactions_is_kept(place: Any, store: MongoStore) -> None:
+    """What a process left in an outbox, on a server by itself or by an older release, outlives its schedule."""
+    await store.put([schedule("a"), schedule("finished")])
+    left = {"batch": "b", "seq": 1, "rows": [row(run("old@1", schedule_id="finished"))]}
+    with place.direct() as database:
+        database["taskiq_schedules"].update_one({"_id": "finished"}, {"$set": {"outbox": [left], "seq": 1}})
+    assert await store.settle([_outcome(claim) for claim in await take(store)]) == frozenset()
+
+    assert set(await store.get(["a", "finished"])) == {"a"}
+    assert sorted(await recorded(store)) == ["a@1", "finished@1", "old@1"]
+    with place.direct() as database:
+        assert [one["_id"] for one in database["taskiq_schedules"].find()] == ["a"]
 
 
 async def test_a_store_without_push_uses_transactions_where_it_can(place: Any, backend: str) -> None:

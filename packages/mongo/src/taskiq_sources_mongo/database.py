@@ -1,4 +1,4 @@
-"""One MongoDB database, through PyMongo's asynchronous client or Motor's: calls, their errors, changes. Knows no schedules.
+"""One MongoDB database, through PyMongo's asynchronous client or Motor's: calls, transactions, errors, changes.
 
 The two clients differ in what is awaited: :func:`answer` is all it takes to treat them alike.
 """

@@ -65,10 +65,10 @@ async def _at_once(outcomes: Sequence[Outcome], careful: bool, transaction: Tran
     going = [outcome for outcome in outcomes if not outcome.finished]
     done = 0
     if finished:
-        unedited = statements.held_unedited(_claims(finished))
-        done = (await transaction.write(schedules.delete_many, unedited, hint="_id_")).deleted_count
+        to_go = statements.free_to_go(_claims(finished))
+        done = (await transaction.write(schedules.delete_many, to_go, hint="_id_")).deleted_count
     if done < len(finished):
-        going = list(outcomes)  # those that were edited stay, and those that are gone are not found
+        going = list(outcomes)  # those that were edited stay, some have an outbox left, and those that are gone are not found
     if going:
         held_ones, change = statements.held(_claims(going)), statements.move_on(going)
         done += (await transaction.write(schedules.update_many, held_ones, change, hint="_id_")).matched_count

@@ -137,15 +137,16 @@ def held(claims: Collection[Claim]) -> Document:
     return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
 
 
-def held_unedited(claims: Collection[Claim]) -> Document:
-    """Find those of them of which *when* has not been edited since."""
+def free_to_go(claims: Collection[Claim]) -> Document:
+    """Find those of them of which *when* has not been edited since, and which have no history in their outbox."""
     alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
     for claim in claims:
         alike[token_of(claim), claim.schedule.revision].append(claim.schedule.id)
     holders = [
         {"token": token, "timing_revision": {"$lte": revision}, "_id": {"$in": ids}} for (token, revision), ids in alike.items()
     ]
-    return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
+    empty = {"outbox.batch": {"$exists": False}}
+    return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders, **empty}
 
 
 def move_on(outcomes: Sequence[Outcome], batch: str | None = None) -> Pipeline:
