@@ -27,10 +27,17 @@ _FAULTS: dict[str, dict[str, Any]] = {
     "no such transaction": {"errorCode": 251, "errorLabels": ["TransientTransactionError"]},
     "not primary": {"errorCode": 10107},
     "stopping": {"errorCode": 91},
+    "interrupted": {"errorCode": 11601},
+    "interrupted answer": {"writeConcernError": {"code": 11601, "errmsg": "operation was interrupted"}},
     "unsure": {"writeConcernError": {"code": 91, "errmsg": "Replication is being shut down"}},
 }
 _STATEMENTS = ["delete", "update", "insert", "commitTransaction"]
-_FAULTS_AND_STATEMENTS = [(fault, one) for fault in _FAULTS for one in (_STATEMENTS if fault != "unsure" else _STATEMENTS[-1:])]
+_FAULTS_AND_STATEMENTS = [
+    (fault, one)
+    for fault in _FAULTS
+    for one in _STATEMENTS
+    if one == "commitTransaction" or "writeConcernError" not in _FAULTS[fault]
+]
 _CALLS = ["delete_many", "update_many", "insert_many"]
 
 

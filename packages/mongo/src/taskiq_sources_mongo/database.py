@@ -22,7 +22,7 @@ from taskiq_sources.clock import EPOCH
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.listening import Listener, Listeners
 from taskiq_sources_mongo.documents import Document
-from taskiq_sources_mongo.errors import connection_error, is_lost_connection, is_undone
+from taskiq_sources_mongo.errors import INTERRUPTED, connection_error, is_lost_connection, is_undone
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
@@ -44,6 +44,7 @@ RELAXED = WriteConcern(1)
 DUPLICATE_KEY = 11_000
 _ALL_AT_ONCE = 10_000  # documents in the first answer, where the server would begin with 101
 _CONFLICT_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds: what is in the way is a statement or a transaction
+_COMMITS = 5  # each is interrupted by another one who finds leases of ours that have ended
 _CHANGE_WAIT_MS = 500  # how long the server holds back that nothing has changed, and Motor cannot be interrupted
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
@@ -253,8 +254,24 @@ class Database(Calls):
         except BaseException:
             await session.abort_transaction()
             raise
-        await session.commit_transaction()  # which the driver repeats, if it does not learn what has come of it
+        await self._commit(session)
         return result
+
+    async def _commit(self, session: Any) -> None:
+        """Commit, which the driver repeats by itself if the connection breaks: doing it twice is doing it once."""
+        left = _COMMITS
+        while left:
+            left -= 1
+            try:
+                await session.commit_transaction()
+            except OperationFailure as error:
+                if error.code != INTERRUPTED:
+                    raise
+                if not left:
+                    raise connection_error(self.where, error) from None
+                # Who took us for dead was too late for the commit, perhaps, and not for its answer: ask again.
+            else:
+                return
 
     async def end_transactions(self, session_ids: Collection[Any]) -> None:
         """Undo what these sessions of others have begun and not committed, if the server lets us."""

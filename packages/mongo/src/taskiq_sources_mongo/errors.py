@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pymongo import errors
 
 from taskiq_sources.advice import Advice
 from taskiq_sources.errors import SourceConnectionError, shorten
+
+#: Somebody has ended the session, or what it was doing.
+INTERRUPTED: Final = 11_601
 
 
 def is_lost_connection(error: errors.PyMongoError) -> bool:
@@ -17,9 +22,9 @@ def is_undone(error: errors.PyMongoError) -> bool:
     """Tell whether a transaction has come to nothing by no fault of its own: to do it again may do better."""
     if error.has_error_label("UnknownTransactionCommitResult"):
         return False
-    return is_lost_connection(error) or (
-        isinstance(error, errors.OperationFailure) and error.has_error_label("TransientTransactionError")
-    )
+    if isinstance(error, errors.OperationFailure):
+        return error.code == INTERRUPTED or error.has_error_label("TransientTransactionError")
+    return is_lost_connection(error)
 
 
 def connection_error(where: str, error: errors.PyMongoError) -> Exception:
