@@ -111,8 +111,8 @@ class Scheduler:
     process: subprocess.Popen[bytes]
     output: Path
     log: Log
-    #: When it was killed, or when it was paused, on the monotonic clock that all processes share.
-    hit_at: float | None = None
+    #: When it was paused, and when it was killed, on the monotonic clock that all processes share.
+    hits: list[float] = field(default_factory=list)
     killed: bool = False
 
     @property
@@ -135,12 +135,13 @@ class Scheduler:
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         self.process.wait()
-        self.hit_at, self.killed = time.monotonic(), True
+        self.hits.append(time.monotonic())
+        self.killed = True
 
     def pause(self) -> None:
         self.signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)  # from here on it does nothing
-        self.hit_at = time.monotonic()
+        self.hits.append(time.monotonic())
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
@@ -263,7 +264,7 @@ class Stage:
         counts: dict[str, int] = defaultdict(int)
         for event in self.log.events:
             counts[f"{event['by']} {event['what']}"] += 1
-        hits = {one.name: one.hit_at for one in self.schedulers if one.hit_at is not None}
+        hits = {one.name: one.hits for one in self.schedulers if one.hits}
         outputs = "".join(f"\n--- {one.name}\n{one.text[-1500:]}" for one in self.schedulers)
         return f"hit: {hits}\ncounts: {dict(counts)}{outputs}"
 
@@ -322,7 +323,7 @@ def verdict(
         settled: Who recorded which send.
         schedulers: All that took part.
     """
-    hit = {one.name: one.hit_at for one in schedulers if one.hit_at is not None}
+    hits = {one.name: one.hits for one in schedulers}
     result = Verdict()
     by_occurrence: dict[tuple[str, datetime], list[Sent]] = defaultdict(list)
     by_task_id: dict[str, set[tuple[str, datetime]]] = defaultdict(set)
@@ -335,16 +336,17 @@ def verdict(
         if len({twin.task_id for twin in twins}) > 1 or len(by_task_id[twins[0].task_id]) > 1:
             result.misnamed.append(twins)
         if len(twins) > 1:
-            excused = all(_fell_into_crash_window(first, settled, hit) for first in twins[:-1])
+            excused = all(
+                any(hit - CRASH_WINDOW <= one.at <= hit for hit in hits[one.by]) and not _is_on_record(one, later, settled)
+                for one, *later in (twins[place:] for place in range(len(twins) - 1))
+            )
             (result.repeated if excused else result.doubled).append(twins)
     return result
 
 
-def _fell_into_crash_window(message: Sent, settled: set[tuple[str, str]], hit: dict[str, float | None]) -> bool:
-    hit_at = hit.get(message.by)
-    if hit_at is None or (message.by, message.task_id) in settled:
-        return False
-    return hit_at - CRASH_WINDOW <= message.at <= hit_at
+def _is_on_record(message: Sent, later: list[Sent], settled: set[tuple[str, str]]) -> bool:
+    """Whether its sender recorded it. One that sent the occurrence again, after a pause, may have recorded that."""
+    return (message.by, message.task_id) in settled and message.by not in {twin.by for twin in later}
 
 
 # -- schedules ---------------------------------------------------------------------------------------------------------------

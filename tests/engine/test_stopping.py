@@ -143,7 +143,7 @@ async def test_sigterm_while_the_store_is_away(stage: Stage, tmp_path: Path) -> 
         other.execute("ROLLBACK")
 
     assert code == 0, stage.report()
-    [first.hit_at] = [event["at"] for event in stage.log.of("stopped")]
+    first.hits = [event["at"] for event in stage.log.of("stopped")]
     assert seconds_to_stop(stage, first) <= 2.0 + 1.5  # the engine is cut off a second later if the store never answers
     second = stage.start()
     await stage.until_finished()

@@ -17,8 +17,8 @@ SENT = [Sent(f"id-{number}", *occurrence, by="S1", at=100.0 + number) for number
 ON_RECORD = {("S1", message.task_id) for message in SENT}
 
 
-def scheduler(name: str, hit_at: float | None = None) -> Scheduler:
-    return Scheduler(name, cast("subprocess.Popen[bytes]", None), Path(), Log(Path()), hit_at)
+def scheduler(name: str, *hits: float) -> Scheduler:
+    return Scheduler(name, cast("subprocess.Popen[bytes]", None), Path(), Log(Path()), list(hits))
 
 
 def test_a_good_run_holds() -> None:
@@ -40,7 +40,7 @@ def test_twins_with_different_names_are_told() -> None:
     """The second message of an occurrence has to carry the task_id of the first."""
     twin = replace(SENT[0], task_id="other", by="S2", at=105.0)
 
-    assert verdict(set(DUE), [*SENT, twin], set(), [scheduler("S1", hit_at=100.5)]).misnamed
+    assert verdict(set(DUE), [*SENT, twin], set(), [scheduler("S1", 100.5)]).misnamed
 
 
 def test_occurrences_with_one_name_are_told() -> None:
@@ -49,18 +49,27 @@ def test_occurrences_with_one_name_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hit_at", "on_record", "excused"),
+    ("hits", "on_record", "excused"),
     [
-        pytest.param(100.5, set(), True, id="hit between acknowledgement and record"),
-        pytest.param(None, set(), False, id="nobody was hit"),
-        pytest.param(100.5, ON_RECORD, False, id="it was on record"),
-        pytest.param(200.0, set(), False, id="hit long after"),
-        pytest.param(99.5, set(), False, id="sent after it was hit"),
+        pytest.param([100.5], set(), True, id="hit between acknowledgement and record"),
+        pytest.param([100.5, 200.0], set(), True, id="hit then, and again later"),
+        pytest.param([], set(), False, id="nobody was hit"),
+        pytest.param([100.5], ON_RECORD, False, id="it was on record"),
+        pytest.param([200.0], set(), False, id="hit long after"),
+        pytest.param([99.5], set(), False, id="sent after it was hit"),
     ],
 )
-def test_only_the_crash_window_excuses_a_repetition(hit_at: float | None, on_record: set[tuple[str, str]], excused: bool) -> None:
+def test_only_the_crash_window_excuses_a_repetition(hits: list[float], on_record: set[tuple[str, str]], excused: bool) -> None:
     """A message may come again if its sender was hit before anybody could record it; never otherwise."""
-    result = verdict(set(DUE), [*SENT, replace(SENT[0], by="S2", at=105.0)], on_record, [scheduler("S1", hit_at)])
+    result = verdict(set(DUE), [*SENT, replace(SENT[0], by="S2", at=105.0)], on_record, [scheduler("S1", *hits), scheduler("S2")])
 
     assert (len(result.repeated), len(result.doubled)) == ((1, 0) if excused else (0, 1))
+    assert result.holds is excused
+
+
+@pytest.mark.parametrize(("hits", "excused"), [([100.5], True), ([], False)])
+def test_a_scheduler_that_was_paused_may_send_again_itself(hits: list[float], excused: bool) -> None:
+    """Another one took over meanwhile and died; the record is of the second message."""
+    result = verdict(set(DUE), [*SENT, replace(SENT[0], at=105.0)], ON_RECORD, [scheduler("S1", *hits)])
+
     assert result.holds is excused

@@ -35,6 +35,16 @@ def test_parameters_are_numbered_where_the_driver_wants_numbers() -> None:
     assert arguments == ["a", 10]
 
 
+def test_the_columns_of_a_claim_are_those_of_the_schedule_as_the_claim_leaves_it() -> None:
+    text = "-- name: claim\n-- Take.\nSELECT {claimed_columns} FROM s;\n"
+
+    sql, arguments = Statements(text, marker="?").bind("claim", {"claimant": "me", "lease_until": 1})
+
+    changed = {"attempt": "attempt + 1", "claimant": "?", "lease_until": "?"}
+    assert sql == f"SELECT {', '.join(changed.get(column, column) for column in SCHEDULE_COLUMNS)} FROM s;"
+    assert arguments == ["me", 1]
+
+
 def test_parameters_are_repeated_where_the_driver_takes_one_after_the_other() -> None:
     sql, arguments = Statements(TEXT, marker="?").bind("page", VALUES)
 

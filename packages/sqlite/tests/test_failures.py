@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +19,7 @@ import pytest
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources_conformance.build import TIMEOUT, at, claimable, listed, outcome, put_and_take, read, run, schedule, take
 from taskiq_sources_sqlite import SQLiteStore
-from taskiq_sources_sqlite.connection import connection_error
+from taskiq_sources_sqlite.errors import connection_error
 from taskiq_sources_sqlite.operations import write_transaction
 
 pytestmark = pytest.mark.anyio
@@ -91,6 +92,20 @@ async def test_a_token_of_nobody_is_lost_whatever_it_ends_with(store: SQLiteStor
     assert await read(store) == claim.schedule
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Connection.setlimit is new in Python 3.11")
+async def test_claims_that_are_too_long_together_are_made_a_few_at_a_time(store: SQLiteStore) -> None:
+    await store.put([schedule(f"s-{number}", document='"' * 1_000) for number in range(8)])
+    await store._session.call(lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 10_000))
+
+    claims = [await take(store) for _ in range(3)]
+
+    assert [[claim.schedule.id for claim in each] for each in claims] == [
+        ["s-0", "s-1", "s-2"],
+        ["s-3", "s-4", "s-5"],
+        ["s-6", "s-7"],
+    ]
+
+
 async def test_a_file_that_was_deleted_is_an_error_and_not_a_new_beginning(store: SQLiteStore, path: Path) -> None:
     await store.put([schedule()])
     for file in path.parent.iterdir():
@@ -149,6 +164,33 @@ async def test_watchers_of_a_file_that_was_replaced_are_told(path: Path) -> None
 
     with pytest.raises(SourceConnectionError, match="replaced by another file"):
         await asyncio.wait_for(anext(changes), TIMEOUT)
+    await store.close()
+
+
+async def test_watchers_of_a_file_that_was_opened_anew_after_an_error_are_told(path: Path) -> None:
+    store = SQLiteStore(path, poll_interval=timedelta(milliseconds=1))
+    await store.open()
+    changes = store.watch()
+    await asyncio.wait_for(anext(changes), TIMEOUT)
+    await make_full(store)
+    with pytest.raises(SourceConnectionError, match="full"):
+        await store.put([schedule(document="x" * 100_000)])
+    await store.put([schedule()])
+
+    with pytest.raises(SourceConnectionError, match="opened anew after an error; watch again"):
+        await asyncio.wait_for(anext(changes), TIMEOUT)
+    await store.close()
+
+
+async def test_a_change_of_this_handle_is_seen_too(path: Path) -> None:
+    store = SQLiteStore(path, poll_interval=timedelta(milliseconds=1))
+    await store.open()
+    changes = store.watch()
+    await asyncio.wait_for(anext(changes), TIMEOUT)
+
+    await store.put([schedule()])
+
+    await asyncio.wait_for(anext(changes), TIMEOUT)
     await store.close()
 
 

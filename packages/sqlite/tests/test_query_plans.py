@@ -105,7 +105,9 @@ def planned(request: pytest.FixtureRequest, database: sqlite3.Connection) -> sql
 
 #: Whole statements over the two tables, which may be large.
 OVER_TABLES = [
-    name for name in SQL if "." not in name and re.search(rf"(FROM|UPDATE) ({SCHEDULES}|{RUNS})", SQL.bind(name, Anything())[0])
+    name
+    for name in SQL
+    if "." not in name and re.search(rf"(FROM|JOIN|UPDATE) ({SCHEDULES}|{RUNS})", SQL.bind(name, Anything())[0])
 ]
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
-from taskiq_sources.errors import ScheduleValidationError, SourceClosedError
+from taskiq_sources.errors import ScheduleValidationError, SchemaVersionError, SourceClosedError
 from taskiq_sources.models import UNSET, ScheduleChanges
 from taskiq_sources.store import ScheduleStore
 
@@ -86,6 +86,25 @@ def check_durations(**durations: object) -> None:
     for name, value in durations.items():
         if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
             raise ScheduleValidationError(name, value, "use a timedelta longer than 0")
+
+
+def check_schema_version(found: int, known: int, *, where: str, package: str) -> None:
+    """Refuse what a newer release has made.
+
+    Args:
+        found: Which version of the schema there is.
+        known: The newest that this release knows.
+        where: What has that schema.
+        package: Which distribution to upgrade.
+
+    Raises:
+        SchemaVersionError: It is newer.
+    """
+    if found > known:
+        raise SchemaVersionError(
+            f"{where} has schema version {found}, made by a newer release of {package}; this one knows versions up to {known}: "
+            "upgrade it"
+        )
 
 
 def portions(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -9,33 +9,27 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from itertools import chain, compress
-from operator import itemgetter
+from sqlite3 import Connection, Cursor, DataError
 from typing import Any, Final, TypeAlias
 
-from taskiq_sources.backends import portions
 from taskiq_sources.sql import Statements, read_sql
-from taskiq_sources.sql.rows import SCHEDULE_COLUMNS
 
 Values: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Sequence[Any]]
 
 #: Of these conditions the first that is asked for is looked up in its index, so the most selective come first. The others are
 #: only checked: a unary plus keeps the planner, which has no statistics, from its own choice.
-_LOOKED_UP = (
-    *("quarantined", "paused", "due_before", "owner", "task_name", "not_quarantined", "not_paused"),
-    *("schedule_id", "status"),
-)
+_INDEXED = ["quarantined", "paused", "due_before", "owner", "task_name", "not_quarantined", "not_paused", "schedule_id", "status"]
 
 
 class _Statements(Statements):
     def _joined(self, name: str, conditions: Collection[str]) -> str:
         sql = super()._joined(name, conditions)
-        for condition in [condition for condition in _LOOKED_UP if condition in conditions][1:]:
+        for condition in [condition for condition in _INDEXED if condition in conditions][1:]:
             block = self._blocks[f"{name}.{condition}"]
             sql = sql.replace(block, block.replace("AND ", "AND +", 1))
         if name == "runs" and "schedule_id" in conditions:
@@ -45,32 +39,39 @@ class _Statements(Statements):
 
 
 _VALUES = re.compile(r"(?<=VALUES )\([?, \n]*\)")
-_ROWS_AT_A_TIME = 100  # of at most 11 values: a statement takes 32,766
 
-_CLAIM_ORDER: Final = itemgetter(SCHEDULE_COLUMNS.index("next_run_at"), SCHEDULE_COLUMNS.index("id"))
+#: As many as the engine settles at once, and a few sizes for the rest: to prepare a statement takes longer than to execute it. A
+#: statement takes 32,766 values, and a row has at most 11.
+_ROWS_AT_A_TIME = (500, 100, 10, 1)
 
 SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), marker="?")
 
 
-def run(connection: sqlite3.Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows:
+def run(connection: Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows:
     """Do one operation of the store and return its rows."""
-    if operation in _WRITING:
-        return _WRITING[operation](connection, values, conditions)
-    return execute(connection, operation, values, conditions).fetchall()
+    if operation not in _WRITING:
+        return execute(connection, operation, values, conditions).fetchall()
+    if operation == "claim" and not execute(connection, "claimable", values).fetchone()[0]:
+        return []  # without the write lock, so that idle schedulers do not queue for it
+    with write_transaction(connection):
+        done = _WRITING[operation](connection, values, conditions)
+    return json.loads(done) if isinstance(done, str) else done
 
 
-def execute(
-    connection: sqlite3.Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()
-) -> sqlite3.Cursor:
+def execute(connection: Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()) -> Cursor:
     """Execute one statement."""
-    sql, arguments = SQL.bind(name, values or {}, conditions)
-    return connection.execute(
-        sql, [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in arguments]
-    )
+    sql, bound = SQL.bind(name, values or {}, conditions)
+    arguments = [json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in bound]
+    return connection.execute(sql, arguments)
+
+
+def version(connection: Connection) -> tuple[Connection, int, int]:
+    """Return what differs after a write, be it through this connection or through another one."""
+    return connection, execute(connection, "data_version").fetchone()[0], connection.total_changes
 
 
 @contextmanager
-def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def write_transaction(connection: Connection) -> Iterator[None]:
     """Take the file's write lock at once, and commit or, after any error, roll back."""
     execute(connection, "begin")
     try:
@@ -81,108 +82,83 @@ def write_transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _put(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
+def _put(connection: Connection, values: Values, _: Collection[str]) -> Rows:
     sql, columns = SQL.bind("put", values)
-    with write_transaction(connection):
-        existing = {row[0] for row in execute(connection, "existing", {"ids": values["id"]})}
-        written = [values["replace"] or schedule_id not in existing for schedule_id in values["id"]]
-        # In the order in which they will be claimed: then a claim finds them on a few pages and not on one each.
-        order = sorted(compress(range(len(written)), written), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
-        connection.executemany(sql, ([column[at] for column in columns] for at in order))
+    existing = {row[0] for row in execute(connection, "existing", {"ids": values["id"]})}
+    # In the order in which they will be claimed: then a claim finds them on a few pages and not on one each.
+    order = sorted(range(len(values["id"])), key=lambda at: (values["next_run_at"][at] or 0, values["id"][at]))
+    written = (at for at in order if values["replace"] or values["id"][at] not in existing)
+    connection.executemany(sql, ([column[at] for column in columns] for at in written))
     return [[set(values["id"]) - existing]]
 
 
-def _delete(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        return [[[row[0] for row in execute(connection, "delete", values).fetchall()]]]
+def _delete(connection: Connection, values: Values, _: Collection[str]) -> Rows:
+    return [[[row[0] for row in execute(connection, "delete", values).fetchall()]]]
 
 
-def _update(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        found: Rows = execute(connection, "revision", values).fetchall()
-        if not found or values["expected_revision"] not in {None, found[0][0]}:
-            return found
-        return execute(connection, "edit", values).fetchall()
+def _update(connection: Connection, values: Values, _: Collection[str]) -> Rows:
+    found: Rows = execute(connection, "revision", values).fetchall()
+    if not found or values["expected_revision"] not in {None, found[0][0]}:
+        return found
+    return execute(connection, "edit", values).fetchall()
 
 
-def _claim(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    if not execute(connection, "claimable", values).fetchone()[0]:
-        return []
-    return _take(connection, "claim", values)
+def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
+    values = {**values, "token": secrets.token_urlsafe(12)}  # made distinct for each row in SQL
+    taken: str
+    try:
+        rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()
+    except DataError:  # all of it would be longer than a text may be, which is a billion bytes
+        return _claim(connection, {**values, "limit": values["limit"] // 2}, _)
+    execute(connection, "lease", {**values, "rows": rows})
+    return taken
 
 
-def _claim_ids(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    return _take(connection, "claim_ids", values)
+def _renew(connection: Connection, values: Values, _: Collection[str]) -> Rows:
+    found, _ = map(json.loads, execute(connection, "leases", values).fetchone())
+    held = [leased == claimed for leased, claimed in zip(found, values["id"], strict=True)]
+    execute(connection, "renew", {"until": values["until"], "token": list(compress(values["token"], held))})
+    return [[schedule_id] for schedule_id in compress(values["id"], held)]
 
 
-def _take(connection: sqlite3.Connection, name: str, values: Values) -> Rows:
-    token = secrets.token_urlsafe(12)  # made distinct for each row in SQL
-    with write_transaction(connection):
-        taken = execute(connection, name, {**values, "token": token}).fetchall()
-    return sorted(taken, key=_CLAIM_ORDER)  # RETURNING promises no order
+def _settle(connection: Connection, values: Values, _: Collection[str]) -> Rows:
+    leases = map(json.loads, execute(connection, "leases", values).fetchone())
+    claims = zip(values["id"], values["claimed_revision"], values["finished"], *leases, strict=True)
+    fates = [
+        "lost" if found != schedule_id else "release" if timing > claimed else "finish" if finished else "advance"
+        for schedule_id, claimed, finished, found, timing in claims
+    ]
+    ids_of = {fate: set(compress(values["id"], [each == fate for each in fates])) for fate in ("lost", "release")}
+    _execute_each(connection, "record", values, [holder not in ids_of["lost"] for holder in values["run_holder"]])
+    for fate in {"release", "finish"}.intersection(fates):
+        execute(connection, fate, {"token": list(compress(values["token"], [each == fate for each in fates]))})
+    _execute_each(connection, "advance", values, [fate == "advance" for fate in fates])
+    return [[ids_of["lost"] | ids_of["release"].difference(compress(values["id"], values["release"]))]]
 
 
-def _renew(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        leases = _leases(connection, values)
-        execute(connection, "renew", {"until": values["until"], "rows": [lease[0] for lease in leases if lease]})
-    return [[schedule_id] for schedule_id in compress(values["id"], leases)]
+def _prune(connection: Connection, values: Values, conditions: Collection[str]) -> Rows:
+    return [[execute(connection, "prune", values, conditions).rowcount]]
 
 
-def _settle(connection: sqlite3.Connection, values: Values, _: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        leases = _leases(connection, values)
-        fates = [
-            "lost" if lease is None else "release" if lease[1] > claimed else "finish" if finished else "advance"
-            for lease, claimed, finished in zip(leases, values["claimed_revision"], values["finished"], strict=True)
-        ]
-        lost = set(compress(values["id"], [fate == "lost" for fate in fates]))
-        recorded = [holder not in lost for holder in values["run_holder"]]
-        _execute_each(connection, "record", values, recorded)
-        rows = [lease and lease[0] for lease in leases]
-        for fate in {"release", "finish"}.intersection(fates):
-            execute(connection, fate, {"rows": list(compress(rows, [fate == each for each in fates]))})
-        _execute_each(connection, "advance", {**values, "row": rows}, [fate == "advance" for fate in fates])
-    ended = zip(values["id"], fates, values["release"], strict=True)
-    return [[lost.union(schedule_id for schedule_id, fate, release in ended if fate == "release" and not release)]]
+_WORK = (_put, _delete, _update, _claim, _renew, _settle, _prune)
+_WRITING: Final = {"claim_ids": _claim, **{work.__name__[1:]: work for work in _WORK}}
 
 
-def _prune(connection: sqlite3.Connection, values: Values, conditions: Collection[str]) -> Rows:
-    with write_transaction(connection):
-        return [[execute(connection, "prune", values, conditions).rowcount]]
-
-
-_WRITING: Final[dict[str, Callable[[sqlite3.Connection, Values, Collection[str]], Rows]]] = {
-    "put": _put,
-    "delete": _delete,
-    "update": _update,
-    "claim": _claim,
-    "claim_ids": _claim_ids,
-    "renew": _renew,
-    "settle": _settle,
-    "prune": _prune,
-}
-
-
-def _leases(connection: sqlite3.Connection, values: Values) -> list[tuple[int, int] | None]:
-    """Return, for each claim that is still current, the row of its schedule and ``timing_revision``."""
-    rows = [token.rpartition("-")[2] for token in values["token"]]
-    leases = json.loads(execute(connection, "leases", {"rows": rows}).fetchone()[0])
-    found = {(schedule_id, token): (row, timing_revision) for schedule_id, token, row, timing_revision in leases}
-    return [found.get(claim) for claim in zip(values["id"], values["token"], strict=True)]
-
-
-def _execute_each(connection: sqlite3.Connection, name: str, values: Values, selected: Sequence[bool]) -> None:
+def _execute_each(connection: Connection, name: str, values: Values, selected: Sequence[bool]) -> None:
     """Execute a statement for each of the selected rows of `values`, which are columns, with many of them at a time.
 
     ``executemany`` would give the interpreter away and fight for it again with each row: an event loop that is busy sending made
     it three times as slow.
     """
     sql, columns = SQL.bind(name, values)
-    for portion in portions(compress(zip(*columns, strict=True), selected), _ROWS_AT_A_TIME):
-        connection.execute(_for_rows(sql, len(portion)), list(chain.from_iterable(portion)))
+    arguments = list(chain.from_iterable(compress(zip(*columns, strict=True), selected)))
+    for size in _ROWS_AT_A_TIME:
+        portion = size * len(columns)
+        while len(arguments) >= portion:
+            connection.execute(_for_rows(sql, size), arguments[:portion])
+            del arguments[:portion]
 
 
-@lru_cache(maxsize=4 * _ROWS_AT_A_TIME)
+@cache
 def _for_rows(sql: str, number: int) -> str:
     return _VALUES.sub(lambda found: ", ".join([found[0]] * number), sql)

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
-from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources.backends import check_schema_version
+from taskiq_sources.errors import BackendVersionError, SourceConnectionError
 from taskiq_sources.sql import Migration, load_migrations
-from taskiq_sources_sqlite.connection import is_locked
+from taskiq_sources_sqlite.errors import is_locked
 from taskiq_sources_sqlite.operations import execute, write_transaction
 
 MIGRATIONS: Final = load_migrations("taskiq_sources_sqlite")
@@ -21,7 +22,6 @@ NEEDED_SQLITE: Final = (3, 35, 0)
 Synchronous: TypeAlias = Literal["FULL", "NORMAL"]
 SYNCHRONOUS: Final[dict[str, str]] = {"FULL": "synchronous_full", "NORMAL": "synchronous_normal"}
 
-_SETTINGS = ("checkpoint_seldom", "cache_more", "spill_to_memory")
 _RETRY_PAUSE = 0.01  # seconds; a change of the journal mode takes about one
 
 
@@ -36,8 +36,8 @@ def check_sqlite_version(found: tuple[int, ...] = sqlite3.sqlite_version_info) -
     """
     if found < NEEDED_SQLITE:
         raise BackendVersionError(
-            f"Python was built with SQLite {_dotted(found)}; taskiq-sources-sqlite needs {_dotted(NEEDED_SQLITE)} or newer: "
-            "use a newer Python build, or a newer operating system image",
+            f"Python was built with SQLite {'.'.join(map(str, found))}; taskiq-sources-sqlite needs "
+            f"{'.'.join(map(str, NEEDED_SQLITE))} or newer: use a newer Python build, or a newer operating system image",
         )
 
 
@@ -55,11 +55,7 @@ def prepare(connection: sqlite3.Connection, path: str, *, synchronous: Synchrono
         SourceConnectionError: The file cannot be used for schedules.
         sqlite3.Error: The file cannot be read or written, or was locked all the while.
     """
-    retry_while_locked(lambda: _check_file(connection, path), patience)
-    for setting in (SYNCHRONOUS[synchronous], *_SETTINGS):
-        execute(connection, setting)
-    retry_while_locked(lambda: _use_wal(connection, path), patience)
-    retry_while_locked(lambda: migrate(connection, path), patience)
+    retry_while_locked(lambda: _prepare(connection, path, SYNCHRONOUS[synchronous]), patience)
 
 
 def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
@@ -123,39 +119,28 @@ def retry_while_locked(work: Callable[[], None], patience: float) -> None:
         time.sleep(_RETRY_PAUSE)
 
 
-def _check_file(connection: sqlite3.Connection, path: str) -> None:
-    """Refuse, before anything is written, a file that cannot be used."""
+def _prepare(connection: sqlite3.Connection, path: str, synchronous: str) -> None:
     encoding = execute(connection, "encoding").fetchone()[0]
     if encoding != "UTF-8":
         raise SourceConnectionError(
             f"SQLite database {path!r} keeps text as {encoding}, in which ids have another order: "
             "give the schedules a file of their own",
         )
-    _schema_version(connection, path, newest=len(MIGRATIONS))
-
-
-def _use_wal(connection: sqlite3.Connection, path: str) -> None:
-    if execute(connection, "journal_mode").fetchone()[0] == "wal":
-        return
+    _schema_version(connection, path, newest=len(MIGRATIONS))  # refused before anything is written
+    for setting in (synchronous, "checkpoint_seldom", "cache_more", "spill_to_memory"):
+        execute(connection, setting)
     mode = execute(connection, "use_wal").fetchone()[0]
     if mode != "wal":
         raise SourceConnectionError(
             f"SQLite database {path!r} stays in journal mode {mode!r} and cannot use a write-ahead log: "
             "put the file on a local disk, not on a network share",
         )
+    migrate(connection, path)
 
 
 def _schema_version(connection: sqlite3.Connection, path: str, *, newest: int) -> int:
     if not execute(connection, "has_migrations").fetchone()[0]:
         return 0
     version: int = execute(connection, "schema_version").fetchone()[0]
-    if version > newest:
-        raise SchemaVersionError(
-            f"SQLite database {path!r} has schema version {version}, made by a newer release of taskiq-sources-sqlite; "
-            f"this one knows versions up to {newest}: upgrade it",
-        )
+    check_schema_version(version, newest, where=f"SQLite database {path!r}", package="taskiq-sources-sqlite")
     return version
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

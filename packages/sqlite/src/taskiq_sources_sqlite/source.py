@@ -15,6 +15,8 @@ from taskiq_sources_sqlite.schema import Synchronous
 from taskiq_sources_sqlite.store import SQLiteStore
 
 _FORMS = "use a path, sqlite:///relative/path.db or sqlite:////absolute/path.db"
+_IN_MEMORY = f"a database in memory cannot be shared by processes: {_FORMS}, or taskiq_sources.InMemoryScheduleSource"
+_NO_OPTIONS = "give options as keyword arguments; if the path has a '?' or '#', write %3F or %23"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")  # two characters at least: C: is a drive
 
 
@@ -58,30 +60,18 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
         ScheduleValidationError: It names no file that processes can share.
     """
     path = os.fspath(url)
+    problems: dict[str, bool] = {}
     if isinstance(url, str) and _SCHEME.match(url):
-        path = _url_path(url)
-    if path in {"", ":memory:"}:
-        raise ScheduleValidationError(
-            "url",
-            os.fspath(url),
-            f"a database in memory cannot be shared by processes: {_FORMS}, or taskiq_sources.InMemoryScheduleSource",
-        )
-    if "\0" in path:
-        raise ScheduleValidationError("url", path, "a path has no NUL character")
+        parts = urlsplit(url)
+        path = unquote(parts.path[1:])
+        problems = {
+            f"this is no sqlite:// URL: {_FORMS}": not url.lower().startswith("sqlite://"),
+            f"a file has no host, and a path begins after the third slash: {_FORMS}": parts.netloc != "",
+            _NO_OPTIONS: parts.query + parts.fragment != "",
+        }
+    problems[_IN_MEMORY] = path in {"", ":memory:"}
+    problems["a path has no NUL character"] = "\0" in path
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ScheduleValidationError("url", redact_url(os.fspath(url)), problem)
     return path
-
-
-def _url_path(url: str) -> str:
-    parts = urlsplit(url)
-    shown = redact_url(url)
-    if parts.scheme != "sqlite" or not url[len("sqlite:") :].startswith("//"):
-        raise ScheduleValidationError("url", shown, f"this is no sqlite:// URL: {_FORMS}")
-    if parts.netloc:
-        raise ScheduleValidationError("url", shown, f"a file has no host, and a path begins after the third slash: {_FORMS}")
-    if parts.query or parts.fragment:
-        raise ScheduleValidationError(
-            "url",
-            shown,
-            "give options as keyword arguments; if the path has a '?' or '#', write %3F or %23",
-        )
-    return unquote(parts.path[1:])

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from taskiq_sources.backends import check_durations
 from taskiq_sources.clock import system_now
@@ -17,7 +17,7 @@ from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore
 from taskiq_sources_sqlite.file import File
-from taskiq_sources_sqlite.operations import Rows, run
+from taskiq_sources_sqlite.operations import Rows, Values, run
 from taskiq_sources_sqlite.schema import SYNCHRONOUS, Synchronous, check_sqlite_version
 
 
@@ -66,21 +66,12 @@ class SQLiteStore(SQLStore[File]):
         check_sqlite_version()
         return self._begin_with()
 
-    async def _prepare(self, session: File) -> None:
-        await session.open()
-
-    async def _end(self, session: File) -> None:
-        await session.close()
-
     async def now(self) -> datetime:
         _ = self._session
         return system_now()
 
-    async def _run(
-        self, operation: str, values: dict[str, Any], conditions: Sequence[str] = (), *, repeatable: bool = False
-    ) -> Rows:
+    async def _run(self, operation: str, values: Values, conditions: Sequence[str] = (), *, repeatable: bool = False) -> Rows:
         return await self._session.call(partial(run, operation=operation, values=values, conditions=conditions))
 
-    async def watch(self) -> AsyncIterator[None]:
-        async for _ in self._session.changes(self._poll_interval):
-            yield
+    def watch(self) -> AsyncIterator[None]:
+        return self._session.changes(self._poll_interval)

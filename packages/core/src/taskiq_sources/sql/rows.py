@@ -6,9 +6,10 @@ a number, and a batch has thousands. Everything else is what it is in Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, Protocol
 
@@ -19,9 +20,16 @@ SCHEDULE_COLUMNS: Final = tuple(field.name for field in fields(StoredSchedule))
 RUN_COLUMNS: Final = tuple(field.name for field in fields(Run))
 
 #: What a new schedule begins with, whatever the given one says, is not passed.
-_PUT = tuple(name for name in SCHEDULE_COLUMNS if name not in {"revision", "timing_revision", "claimant", "lease_until"})
-_OUTCOME = tuple(field.name for field in fields(Outcome) if field.name not in {"claim", "runs"})
+_PUT = {name: name for name in SCHEDULE_COLUMNS if name not in {"revision", "timing_revision", "claimant", "lease_until"}}
+_OUTCOME = {
+    "id": "claim.schedule.id",
+    "token": "claim.token",
+    "claimed_revision": "claim.schedule.revision",
+    **{field.name: field.name for field in fields(Outcome) if field.name not in {"claim", "runs"}},
+}
+_RUN = {f"run_{name}": name for name in RUN_COLUMNS}
 _INSTANTS = frozenset({"scheduled_for", "next_run_at", "anchor", "created_at", "updated_at", "recorded_at"})
+_REMEMBERED = 4096  # instants; a batch has thousands of them, mostly the same ones
 
 
 class Row(Protocol):
@@ -94,8 +102,7 @@ def schedule_columns(schedules: Sequence[StoredSchedule]) -> dict[str, list[Any]
 
 def lease_columns(claims: Iterable[Claim]) -> dict[str, list[Any]]:
     """Return the lists that tell which claims are meant."""
-    claims = list(claims)
-    return {"id": [claim.schedule.id for claim in claims], "token": [claim.token for claim in claims]}
+    return _columns({"id": "schedule.id", "token": "token"}, claims)
 
 
 def outcome_columns(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
@@ -103,14 +110,10 @@ def outcome_columns(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
     ``run_holder`` is the schedule whose outcome a history row belongs to.
     """
-    held = [(outcome.claim.schedule.id, run) for outcome in outcomes for run in outcome.runs]
-    runs = _columns(RUN_COLUMNS, [run for _, run in held])
     return {
-        **lease_columns(outcome.claim for outcome in outcomes),
-        "claimed_revision": [outcome.claim.schedule.revision for outcome in outcomes],
         **_columns(_OUTCOME, outcomes),
-        "run_holder": [schedule_id for schedule_id, _ in held],
-        **{f"run_{name}": column for name, column in runs.items()},
+        "run_holder": [outcome.claim.schedule.id for outcome in outcomes for _ in outcome.runs],
+        **_columns(_RUN, [run for outcome in outcomes for run in outcome.runs]),
     }
 
 
@@ -125,8 +128,16 @@ def instants(values: dict[str, Any]) -> dict[str, Any]:
     return {name: to_ms(value) if isinstance(value, datetime) else value for name, value in values.items()}
 
 
-def _columns(names: Iterable[str], rows: Sequence[object]) -> dict[str, list[Any]]:
-    columns = {name: list(map(attrgetter(name), rows)) for name in names}
-    for name in _INSTANTS.intersection(columns):
-        columns[name] = [None if moment is None else to_ms(moment) for moment in columns[name]]
-    return columns
+def _columns(attributes: Mapping[str, str], rows: Iterable[object]) -> dict[str, list[Any]]:
+    """Return a list for each column, by the attribute that it is taken from."""
+    columns = map(list, zip(*map(attrgetter(*attributes.values()), rows), strict=True))
+    named = {name: next(columns, []) for name in attributes}
+    for name, attribute in attributes.items():
+        if attribute in _INSTANTS:
+            named[name] = list(map(_optional_ms, named[name]))
+    return named
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _optional_ms(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ms(moment)

@@ -16,15 +16,21 @@ from taskiq_sources.sql.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
 _BLOCK = re.compile(r"^-- name: (\S+)\n-- .*\n(?:-- .*\n)*", re.MULTILINE)  # a name, and its purpose in one line or more
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)\b")  # and not ::text
 _CONDITIONS = "/* conditions */"
-_INCLUDED: Final = {"{columns}": ", ".join(SCHEDULE_COLUMNS), "{run_columns}": ", ".join(RUN_COLUMNS)}
+_CLAIMED = {"attempt": "attempt + 1", "claimant": ":claimant", "lease_until": ":lease_until"}
+_INCLUDED: Final = {
+    "{columns}": ", ".join(SCHEDULE_COLUMNS),
+    "{claimed_columns}": ", ".join(_CLAIMED.get(column, column) for column in SCHEDULE_COLUMNS),
+    "{run_columns}": ", ".join(RUN_COLUMNS),
+}
 
 
 class Statements:
     """Named SQL statements.
 
     Each is a block that begins with a line ``-- name: <name>`` and a line ``-- <purpose>``. In a block, ``:name`` is a parameter,
-    ``{columns}`` and ``{run_columns}`` are the columns of `StoredSchedule` and `Run` in the order that rows are read in, and
-    ``/* conditions */`` is the place for those of the blocks ``<name>.<condition>`` that a call asks for.
+    ``{columns}`` and ``{run_columns}`` are the columns of `StoredSchedule` and `Run` in the order that rows are read in,
+    ``{claimed_columns}`` those of a schedule as the claim that is being made leaves it, and ``/* conditions */`` is the place for
+    those of the blocks ``<name>.<condition>`` that a call asks for.
 
     Args:
         text: The blocks. What stands before the first one is a comment.

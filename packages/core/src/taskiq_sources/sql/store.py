@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from taskiq_sources.backends import SessionStore, changed_fields
 from taskiq_sources.clock import from_ms, to_ms
@@ -16,7 +16,18 @@ from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges
 from taskiq_sources.sql import rows
 from taskiq_sources.sql.rows import Row
 
-SessionT = TypeVar("SessionT")
+
+class Session(Protocol):
+    """A database while a store is open."""
+
+    async def open(self) -> None:
+        """Connect."""
+
+    async def close(self) -> None:
+        """Disconnect, however far `open` came."""
+
+
+SessionT = TypeVar("SessionT", bound=Session)
 
 
 class SQLStore(SessionStore[SessionT]):
@@ -60,6 +71,12 @@ class SQLStore(SessionStore[SessionT]):
             conditions: Which optional conditions of the statement hold.
             repeatable: Whether it only reads, so that it may be done again if the connection breaks.
         """
+
+    async def _prepare(self, session: SessionT) -> None:
+        await session.open()
+
+    async def _end(self, session: SessionT) -> None:
+        await session.close()
 
     # -- definitions ---------------------------------------------------------------------------------------------------------
 

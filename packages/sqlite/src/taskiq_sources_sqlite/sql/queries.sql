@@ -123,11 +123,11 @@ SELECT EXISTS (
 );
 
 -- name: claim
--- Take the oldest eligible occurrences: those nobody claimed, and those whose lease has ended.
-UPDATE taskiq_sources_schedules SET
-    claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = :token || '-' || rowid
-WHERE rowid IN (
-    SELECT rowid FROM (
+-- The oldest eligible occurrences, in order: those nobody claimed, and those whose lease has ended. One row, of two lists: the rows
+-- to lease, and what the schedules are then. With a row for each, the interpreter would be let go and waited for as often.
+SELECT json_group_array(due), json_group_array(json_array({claimed_columns}, due || '-' || :token))
+FROM (
+    SELECT rowid AS due FROM (
         SELECT * FROM (
             SELECT rowid, next_run_at, id FROM taskiq_sources_schedules
             WHERE paused = 0 AND quarantined = 0 AND lease_until IS NULL AND next_run_at <= :horizon
@@ -142,44 +142,50 @@ WHERE rowid IN (
     )
     ORDER BY next_run_at, id LIMIT :limit
 )
-RETURNING {columns}, token;
+CROSS JOIN taskiq_sources_schedules AS stored ON stored.rowid = due;
 
 -- name: claim_ids
--- Take the oldest eligible occurrences of these ids.
-UPDATE taskiq_sources_schedules SET
-    claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = :token || '-' || rowid
-WHERE rowid IN (
-    SELECT rowid FROM taskiq_sources_schedules
+-- The same among these ids.
+SELECT json_group_array(due), json_group_array(json_array({claimed_columns}, due || '-' || :token))
+FROM (
+    SELECT rowid AS due FROM taskiq_sources_schedules
     WHERE id IN (SELECT value FROM json_each(:ids))
         AND +paused = 0 AND +quarantined = 0 AND +next_run_at <= :horizon AND (+lease_until IS NULL OR +lease_until <= :now)
     ORDER BY next_run_at, id LIMIT :limit
 )
-RETURNING {columns}, token;
+CROSS JOIN taskiq_sources_schedules AS stored ON stored.rowid = due;
+
+-- name: lease
+-- Lease rows to a claimant. A token begins with the row of its schedule, so that no index is searched for it, and ends with that.
+UPDATE taskiq_sources_schedules SET
+    claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = rowid || '-' || :token
+WHERE rowid IN (SELECT value FROM json_each(:rows));
 
 -- name: leases
--- What decides whether claims still count, in one row. A token ends with the row of its schedule, so that no index is searched.
-SELECT json_group_array(json_array(id, token, rowid, timing_revision)) FROM taskiq_sources_schedules
-WHERE rowid IN (SELECT value FROM json_each(:rows));
+-- What decides whether claims still count. Two lists in the order of the tokens: ids and timing_revisions, null where one is dead.
+SELECT json_group_array(stored.id), json_group_array(timing_revision) FROM json_each(:token) AS given
+LEFT JOIN taskiq_sources_schedules AS stored ON stored.rowid = CAST(given.value AS INTEGER) AND token = given.value;
 
 -- name: renew
 -- Let leases last until another instant.
-UPDATE taskiq_sources_schedules SET lease_until = :until WHERE rowid IN (SELECT value FROM json_each(:rows));
+UPDATE taskiq_sources_schedules SET lease_until = :until
+WHERE rowid IN (SELECT CAST(value AS INTEGER) FROM json_each(:token));
 
 -- name: release
 -- End leases and change nothing else.
 UPDATE taskiq_sources_schedules SET claimant = NULL, lease_until = NULL, token = NULL
-WHERE rowid IN (SELECT value FROM json_each(:rows));
+WHERE rowid IN (SELECT CAST(value AS INTEGER) FROM json_each(:token));
 
 -- name: finish
 -- Delete schedules of which nothing is left to be sent.
-DELETE FROM taskiq_sources_schedules WHERE rowid IN (SELECT value FROM json_each(:rows));
+DELETE FROM taskiq_sources_schedules WHERE rowid IN (SELECT CAST(value AS INTEGER) FROM json_each(:token));
 
 -- name: advance
 -- Move schedules on, and end their leases unless the claims go on. The row of values is repeated for each.
 WITH moved (
-    at_row, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, release
+    held, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, release
 ) AS (
-    VALUES (:row, :scheduled_for, :next_run_at, :coalesced, :attempt, :run_count, :last_error, :quarantined, :release)
+    VALUES (:token, :scheduled_for, :next_run_at, :coalesced, :attempt, :run_count, :last_error, :quarantined, :release)
 )
 UPDATE taskiq_sources_schedules AS stored SET
     scheduled_for = moved.scheduled_for, next_run_at = moved.next_run_at, coalesced = moved.coalesced, attempt = moved.attempt,
@@ -187,7 +193,7 @@ UPDATE taskiq_sources_schedules AS stored SET
     claimant = CASE WHEN moved.release THEN NULL ELSE claimant END,
     lease_until = CASE WHEN moved.release THEN NULL ELSE lease_until END,
     token = CASE WHEN moved.release THEN NULL ELSE token END
-FROM moved WHERE stored.rowid = moved.at_row;
+FROM moved WHERE stored.rowid = CAST(moved.held AS INTEGER);
 
 -- name: record
 -- Write history rows over older ones of the same occurrences. The row of values is repeated for each.
@@ -259,10 +265,6 @@ BEGIN IMMEDIATE;
 -- name: encoding
 -- How the file keeps text: ids are in code point order in UTF-8 only.
 PRAGMA encoding;
-
--- name: journal_mode
--- The present journal mode.
-PRAGMA journal_mode;
 
 -- name: use_wal
 -- Readers and the one writer do not wait for each other. Stays with the file.
