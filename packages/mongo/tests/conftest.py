@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from taskiq_sources_conformance import Unreachable
 from taskiq_sources_conformance.servers import url_or_skip
 from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
+from taskiq_sources_mongo.database import Calls, Database, Transaction
 
 #: So many documents are sooner taken out than their collection and its indexes are made anew.
 _FEW = 300
@@ -82,17 +83,24 @@ class Place:
         with pymongo.MongoClient(self.url) as client:
             yield client[self.database]
 
-    def version(self) -> str:
+    def make_store_of(self, rules: Any) -> Callable[[], MongoStore]:
+        """How the rules of the contract make a store; they are told, too, how to do to it what some of them do."""
+        rules.server_version = self.server_version
+        rules.make_schema_newer = self.make_schema_newer
+        rules.drop_connections = self.drop_connections
+        return self.store
+
+    async def server_version(self, _store: MongoStore) -> str:
         """The version of the server."""
         with self.direct() as database:
             return str(database.command("buildInfo")["version"])
 
-    def make_schema_newer(self) -> None:
+    async def make_schema_newer(self, _store: MongoStore) -> None:
         """Leave the database as a newer release would."""
         with self.direct() as database:
             database["taskiq_meta"].update_one({}, {"$set": {"version": 9999}})
 
-    def cut_connections(self) -> None:
+    async def drop_connections(self, _store: MongoStore) -> None:
         """End all connections of this process to the server, as the server does when it stops."""
         port = urlsplit(self.url).port
         for number in map(int, os.listdir("/dev/fd")):
@@ -132,12 +140,17 @@ def used_places() -> Iterator[list[Place]]:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, used_places: list[Place]) -> Iterator[Place]:
-    """Where a test's data is: for a class with a ``backend``, on its server and by its driver.
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which server and driver: what the class of the test says, or a replica set by PyMongo."""
+    return getattr(request.cls, "backend", "mongo")
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, backend: str, used_places: list[Place]) -> Iterator[Place]:
+    """Where a test's data is: on the server and by the driver of ``backend``.
 
     The rules of the contract are given databases again that others have used, unless they are about what opening makes.
     """
-    backend = getattr(request.cls, "backend", "mongo")
     place = Place(backend, url_or_skip("mongo" if "standalone" in backend else "mongo_replica_set"))
     again = hasattr(request.cls, "backend") and not re.search("open|schema", request.node.name)
     used = next((one for one in used_places if one.url == place.url), None) if again else None
@@ -150,6 +163,41 @@ def place(request: pytest.FixtureRequest, used_places: list[Place]) -> Iterator[
         used_places.append(place)
     else:
         place.drop()
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets something be done right before a store sends a statement for the first time: one that writes, or one that reads."""
+
+    def plan(store: MongoStore, what: str, act: Callable[[], Awaitable[Any]], *, finds: int = 1) -> None:
+        schedules = store._session.schedules
+        seen = 0
+
+        def interrupted(original: Any) -> Any:
+            async def write(calls: Calls, call: Any, *args: Any, **options: Any) -> Any:
+                nonlocal seen
+                if calls.schedules is schedules and call.__name__ == what and not seen:
+                    seen = 1
+                    await act()
+                return await original(calls, call, *args, **options)
+
+            return write
+
+        find_as_ever = Calls.find
+
+        async def find(calls: Calls, collection: Any, *args: Any, **options: Any) -> Any:
+            nonlocal seen
+            if collection is schedules and what == "the second find":
+                seen += 1
+                if seen == finds + 1:
+                    await act()
+            return await find_as_ever(calls, collection, *args, **options)
+
+        monkeypatch.setattr(Database, "write", interrupted(Database.write))
+        monkeypatch.setattr(Transaction, "write", interrupted(Transaction.write))
+        monkeypatch.setattr(Calls, "find", find)
+
+    return plan
 
 
 @pytest.fixture(scope="module")

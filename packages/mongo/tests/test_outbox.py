@@ -1,15 +1,15 @@
-"""Dying after any statement, and what the next one finds; and everything that may happen between two statements."""
+"""Without transactions: dying after any statement, and what the next one finds; and what may happen between two statements."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuery
+from taskiq_sources.models import Claim, RunQuery, ScheduleQuery
 from taskiq_sources_conformance.build import (
     LEASE,
     NOW,
@@ -25,7 +25,6 @@ from taskiq_sources_conformance.build import (
     take_one,
 )
 from taskiq_sources_mongo import MongoStore, outbox
-from taskiq_sources_mongo.database import Database
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +33,11 @@ _TIMEOUT = 20.0
 
 class Died(BaseException):
     """The end of a process, for a test in one."""
+
+
+@pytest.fixture
+def backend() -> str:
+    return "mongo_standalone"
 
 
 @pytest.fixture
@@ -193,26 +197,6 @@ async def test_a_row_merged_late_does_not_replace_one_that_was_inserted(
     assert [row.status for row in await store.runs(RunQuery(), limit=9)] == ["sent"]
 
 
-async def test_rows_that_are_known_are_replaced_and_new_ones_written(store: MongoStore) -> None:
-    """Of the rows of one settle, some may be of occurrences that failed before, and one may come twice: the last one counts."""
-    await store.put([schedule("a"), schedule("b")])
-    failed = [
-        outcome(claim, next_run_at=at(-1), runs=(run(f"{claim.schedule.id}@1", status="failed"),)) for claim in await take(store)
-    ]
-    await store.settle(failed)
-    sent = [
-        outcome(
-            claim,
-            runs=tuple(run(f"{claim.schedule.id}@{number}", attempt=attempt) for attempt, number in ((1, 1), (1, 2), (2, 2))),
-        )
-        for claim in await take(store)
-    ]
-    await store.settle(sent)
-
-    rows = {row.occurrence_id: (row.status, row.attempt) for row in await store.runs(RunQuery(), limit=9)}
-    assert rows == {"a@1": ("sent", 1), "a@2": ("sent", 2), "b@1": ("sent", 1), "b@2": ("sent", 2)}
-
-
 async def test_a_finished_schedule_with_an_older_entry_keeps_it(
     place: Any, store: MongoStore, monkeypatch: pytest.MonkeyPatch, left_behind_at_once: None
 ) -> None:
@@ -244,88 +228,18 @@ async def test_putting_over_one_that_has_just_finished(
 # -- between two statements ------------------------------------------------------------------------------------------------------
 
 
-async def _move(store: MongoStore) -> None:
-    await store.update("a", ScheduleChanges(updated_at=NOW, scheduled_for=at(900), next_run_at=at(900), attempt=0))
-
-
-async def _put_moved(store: MongoStore) -> None:
-    await store.put([schedule(timing="moved", scheduled_for=at(900), next_run_at=at(900))])
-
-
-@pytest.mark.parametrize("edit", [_move, _put_moved])
-@pytest.mark.parametrize("before", ["update_many", "the second find"])
-async def test_an_edit_of_when_amid_a_claim_is_kept(
-    store: MongoStore,
-    other: MongoStore,
-    monkeypatch: pytest.MonkeyPatch,
-    edit: Callable[[MongoStore], Awaitable[None]],
-    before: str,
-) -> None:
-    """Whatever moves while it is being claimed is not sent at its old time, nor is its new time settled away."""
-    await store.put([schedule("a"), schedule("b")])
-    _before(monkeypatch, store, before, lambda: edit(other))
-    claims = await take(store)
-
-    assert [claim.schedule.id for claim in claims] == ["b"]
-    found = await read(other)
-    assert (found.next_run_at, found.lease_until, found.attempt) == (at(900), None, 0)
-    assert (await take_one(other, now=at(900))).schedule.attempt == 1
-
-
-async def test_an_edit_of_arguments_amid_a_claim_does_no_harm(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A new document that comes while its schedule is claimed is sent already; the occurrence is settled as ever."""
-    await store.put([schedule()])
-    _before(monkeypatch, store, "the second find", lambda: other.update("a", ScheduleChanges(updated_at=NOW, document="new")))
-    [claim] = await take(store)
-
-    assert (claim.schedule.document, claim.schedule.attempt) == ("new", 1)
-    assert await store.settle([outcome(claim)]) == frozenset()
-    assert (await read(other)).next_run_at == at(3600)
-
-
-async def test_what_others_take_amid_a_claim_is_made_up_for(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A claim that finds its candidates taken looks for others, up to the limit."""
-    await store.put([schedule(f"{number}") for number in range(9)])
-    _before(monkeypatch, store, "update_many", lambda: take(other, limit=4))
-    claims = await take(store, limit=5)
-
-    assert [claim.schedule.id for claim in claims] == ["4", "5", "6", "7", "8"]
-
-
 async def test_a_take_over_amid_an_outcome_is_told_apart(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+    store: MongoStore, other: MongoStore, before: Callable[..., None]
 ) -> None:
     """Of outcomes of one call, those that are lost are named, and no other, whoever reads history meanwhile."""
     await store.put([schedule(schedule_id) for schedule_id in ("a", "b", "c")])
     claims = {claim.schedule.id: claim for claim in await take(store)}
     await take(other, now=NOW + LEASE, ids=["b"])
-    _before(monkeypatch, store, "the second find", lambda: other.runs(RunQuery(), limit=1), finds=0)
+    before(store, "the second find", lambda: other.runs(RunQuery(), limit=1), finds=0)
     lost = await store.settle([_outcome(claims["a"], finished=True), _outcome(claims["b"]), _outcome(claims["c"])])
 
     assert lost == {"b"}
     assert sorted(await recorded(store)) == ["a@1", "c@1"]
-
-
-async def test_schedules_that_come_and_go_while_they_are_put(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of many that are put, one that appears meanwhile is replaced, and one that disappears is made; both are told right."""
-    many = [schedule(f"{number:02}") for number in range(40)]
-    await store.put([schedule("00")])
-
-    async def meanwhile() -> None:
-        await other.put([schedule("01")])
-        await other.delete(["00"])
-
-    _before(monkeypatch, store, "bulk_write", meanwhile)
-
-    assert await store.put(many) == {"01"}
-    found = await other.get(["00", "01", "02"])
-    assert [(one.id, one.revision) for one in sorted(found.values(), key=lambda one: one.id)] == [("00", 1), ("01", 2), ("02", 1)]
 
 
 async def test_many_processes_leave_and_find_history(
@@ -407,30 +321,3 @@ def _die_after(monkeypatch: pytest.MonkeyPatch, store: MongoStore, statements: i
 
     monkeypatch.setattr(database, "write", mortal(database.write))
     monkeypatch.setattr(database, "read", mortal(database.read))
-
-
-def _before(
-    monkeypatch: pytest.MonkeyPatch, store: MongoStore, what: str, act: Callable[[], Awaitable[Any]], *, finds: int = 1
-) -> None:
-    """Do something right before `store` sends a statement for the first time: one that writes, or to read what it has written."""
-    schedules = store._session.schedules
-    database = store._session
-    seen = 0
-
-    async def write(call: Any, *args: Any, **options: Any) -> Any:
-        nonlocal seen
-        if call.__name__ == what and not seen:
-            seen = 1
-            await act()
-        return await Database.write(database, call, *args, **options)
-
-    async def find(collection: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal seen
-        if collection is schedules and what == "the second find":
-            seen += 1
-            if seen == finds + 1:
-                await act()
-        return await Database.find(database, collection, *args, **kwargs)
-
-    monkeypatch.setattr(database, "write", write)
-    monkeypatch.setattr(database, "find", find)

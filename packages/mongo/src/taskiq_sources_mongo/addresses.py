@@ -2,56 +2,33 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote
+from dataclasses import replace
 
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from taskiq_sources.addresses import Address, parse_address
 from taskiq_sources.errors import ScheduleValidationError
 
 _FORM = "use mongodb://user:password@host:27017/database, with everything but letters and digits of a password percent-encoded"
-_URL = re.compile(r"(?P<scheme>mongodb(?:\+srv)?)://(?:[^@/]*@)?(?P<hosts>[^@/?]+)(?:/(?P<database>[^/?]*))?(?:\?(?P<query>.*))?")
-
-
-@dataclass(frozen=True)
-class Address:
-    """What is known of a database from its URL.
-
-    Attributes:
-        hosts: The hosts, as the URL has them.
-        database: The database; None if the URL names none.
-        options: Names of the options that are given, in small letters.
-        replicated: Whether the URL speaks of more than a single server.
-    """
-
-    hosts: str
-    database: str | None
-    options: frozenset[str]
-    replicated: bool
 
 
 def address_of(url: str) -> Address:
-    """Return what `url` says.
+    """Return what `url` says; the names of its options in small letters, as the driver takes them.
 
     Raises:
         ScheduleValidationError: It is not the URL of a MongoDB. The error shows nothing of it but the scheme.
     """
-    match = _URL.fullmatch(url)
-    shown = f"{match['scheme']}://…" if match else "…"
-    if match is None:
-        raise ScheduleValidationError("url", shown, _FORM)
-    if match["scheme"] == "mongodb":
+    address = parse_address(url, schemes=("mongodb", "mongodb+srv"), form=_FORM)
+    if address.scheme == "mongodb":
         try:
             parse_uri(url, validate=False)
         except (PyMongoError, ValueError, TypeError):  # the text may quote the password
-            raise ScheduleValidationError("url", shown, _FORM) from None
-    options = {name.lower(): value for name, value in parse_qsl(match["query"] or "")}
-    several = match["scheme"] == "mongodb+srv" or "," in match["hosts"] or "replicaset" in options
-    return Address(
-        hosts=unquote(match["hosts"]),
-        database=unquote(match["database"] or "") or None,
-        options=frozenset(options),
-        replicated=several and options.get("directconnection", "").lower() != "true",
-    )
+            raise ScheduleValidationError("url", f"{address.scheme}://…", _FORM) from None
+    return replace(address, options={name.lower(): value for name, value in address.options.items()})
+
+
+def speaks_of_replicas(address: Address) -> bool:
+    """Tell whether a URL speaks of more than a single server."""
+    several = address.scheme == "mongodb+srv" or "," in address.hosts or "replicaset" in address.options
+    return several and address.options.get("directconnection", "").lower() != "true"

@@ -1,4 +1,4 @@
-"""One MongoDB database, through PyMongo's asynchronous client or Motor's: calls, their errors, changes. Knows no schedules.
+"""One MongoDB database, through PyMongo's asynchronous client or Motor's: calls, transactions, errors, changes.
 
 The two clients differ in what is awaited: :func:`answer` is all it takes to treat them alike.
 """
@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Coroutine, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from bson.codec_options import CodecOptions
 from pymongo import AsyncMongoClient, InsertOne, ReadPreference, UpdateOne, WriteConcern
-from pymongo.errors import BulkWriteError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
 
+from taskiq_sources.clock import EPOCH
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.listening import Listener, Listeners
 from taskiq_sources_mongo.documents import Document
-from taskiq_sources_mongo.errors import connection_error, is_lost_connection
+from taskiq_sources_mongo.errors import INTERRUPTED, connection_error, is_lost_connection, is_undone
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
@@ -28,6 +33,7 @@ T = TypeVar("T")
 
 _CODEC: CodecOptions[Document] = CodecOptions(tz_aware=True, tzinfo=timezone.utc)
 _NAIVE: CodecOptions[Document] = CodecOptions(tz_aware=False)
+_NAIVE_EPOCH = EPOCH.replace(tzinfo=None)
 
 #: Acknowledged when it survives the loss of the primary, and the death of a server that has no others.
 DURABLE = WriteConcern("majority", j=True)
@@ -35,8 +41,10 @@ DURABLE = WriteConcern("majority", j=True)
 #: For what can be done again by anybody.
 RELAXED = WriteConcern(1)
 
-_DUPLICATE_KEY = 11_000
+DUPLICATE_KEY = 11_000
 _ALL_AT_ONCE = 10_000  # documents in the first answer, where the server would begin with 101
+_CONFLICT_PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds: what is in the way is a statement or a transaction
+_COMMITS = 5  # each is interrupted by another one who finds leases of ours that have ended
 _CHANGE_WAIT_MS = 500  # how long the server holds back that nothing has changed, and Motor cannot be interrupted
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
@@ -46,6 +54,7 @@ class Client(Protocol):
 
     def get_database(self, *args: Any, **kwargs: Any) -> Any: ...
     def get_default_database(self, *args: Any, **kwargs: Any) -> Any: ...
+    def start_session(self, *args: Any, **kwargs: Any) -> Any: ...
     def close(self) -> Any: ...
 
     @property
@@ -73,7 +82,53 @@ def connect(where: str, url: str, options: Container[str], connect_timeout: time
         raise SourceConnectionError(f"{where} cannot be used: {problem}") from None
 
 
-class Database:
+class Calls(ABC):
+    """Calls of the driver, by themselves or in a transaction."""
+
+    schedules: Documents
+    runs: Documents
+
+    @abstractmethod
+    async def read(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what a call of the driver returns that reads."""
+
+    @abstractmethod
+    async def write(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Return what a call of the driver returns that writes."""
+
+    async def find(
+        self, collection: Documents, condition: Document, fields: Document | None = None, **options: Any
+    ) -> list[Document]:
+        """Return the documents that fulfil `condition`: some fields of them, or all."""
+        found = collection.with_options(codec_options=_NAIVE).find
+        rows = await self.read(drained, found, condition, fields, batch_size=_ALL_AT_ONCE, **options)
+        return [_aware(row) for row in rows]
+
+    async def ids(self, condition: Document) -> set[str]:
+        """Return the ids of the schedules that fulfil `condition`, which names ids."""
+        return {document["_id"] for document in await self.find(self.schedules, condition, {"_id": 1}, hint="_id_")}
+
+
+class Transaction(Calls):
+    """What is done as one, or not at all. Errors are the driver's.
+
+    Args:
+        database: The database.
+        session: The session, in which the transaction has begun.
+    """
+
+    def __init__(self, database: Database, session: Any) -> None:
+        self.schedules = database.schedules
+        self.runs = database.runs
+        self._session = session
+
+    async def read(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return await answer(call(*args, **options, session=self._session))
+
+    write = read
+
+
+class Database(Calls):
     """The database of one store while that is open. Of use in one event loop only.
 
     Args:
@@ -88,13 +143,14 @@ class Database:
         self.where = where
         self._client = client
         self._owned = owned
-        self._closed = False
-        self._followers: dict[asyncio.Event, asyncio.Future[None]] = {}
+        self._listeners = Listeners()
+        self._session: Any = None
+        self._turn = asyncio.Lock()  # a session has one transaction at a time
         self._database = client.get_database(
             name, codec_options=_CODEC, read_preference=ReadPreference.PRIMARY, write_concern=DURABLE
         )
-        self.schedules: Documents = self._database.get_collection(f"{prefix}schedules")
-        self.runs: Documents = self._database.get_collection(f"{prefix}runs")
+        self.schedules = self._database.get_collection(f"{prefix}schedules")
+        self.runs = self._database.get_collection(f"{prefix}runs")
         self.meta: Documents = self._database.get_collection(f"{prefix}meta")
 
     async def hello(self) -> Document:
@@ -102,10 +158,20 @@ class Database:
         hello: Document = await self.read(self._database.command, "hello", codec_options=_CODEC)
         return hello
 
+    async def use_transactions(self) -> None:
+        """Make ready for `transaction`, on a server that has them."""
+        self._session = await answer(self._client.start_session(causal_consistency=False))
+
+    @property
+    def session_id(self) -> Any:
+        """What the server calls the session of all transactions from here; None where there are none."""
+        return self._session and self._session.session_id["id"]
+
     async def close(self) -> None:
-        """End watching, and close the client if it is owned."""
-        self._closed = True
-        await asyncio.gather(*map(self._stop_following, list(self._followers)))
+        """End watching and transactions, and close the client if it is owned."""
+        await self._listeners.close()
+        if self._session is not None:
+            await self._session.end_session()
         if self._owned:
             await answer(self._client.close())
 
@@ -119,14 +185,6 @@ class Database:
             return await _apart(answer(call(*args, **options)))
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
-
-    async def find(
-        self, collection: Documents, condition: Document, fields: Document | None = None, **options: Any
-    ) -> list[Document]:
-        """Return the documents that fulfil `condition`: some fields of them, or all."""
-        found = collection.with_options(codec_options=_NAIVE).find
-        rows = await self.read(drained, found, condition, fields, batch_size=_ALL_AT_ONCE, **options)
-        return [_aware(row) for row in rows]
 
     async def write(self, call: Callable[..., Any], *args: Any, repeatable: bool = True, **options: Any) -> Any:
         """Return what a call of the driver returns that writes.
@@ -153,6 +211,75 @@ class Database:
         except PyMongoError as error:
             raise connection_error(self.where, error) from _cause(error)
 
+    async def transaction(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Return what `work` returns, when what it has written is there as a whole.
+
+        It is done again while somebody else has written to the same documents, or once if the connection breaks. If the caller is
+        cancelled meanwhile, it still ends before the caller does.
+
+        Args:
+            work: Makes its calls by what it is given.
+
+        Raises:
+            SourceConnectionError: As for `write`. What was not done is not done in part.
+        """
+
+        async def attempts() -> T:
+            pauses = iter(_CONFLICT_PAUSES)
+            while True:
+                try:
+                    async with self._turn:
+                        return await self._attempt(work)
+                except PyMongoError as error:
+                    pause = next(pauses, None)
+                    if pause is None or not is_undone(error):
+                        raise
+                    if isinstance(error, ConnectionFailure):
+                        pauses = iter(())
+                await asyncio.sleep(pause)
+
+        try:
+            return await _apart(attempts(), to_its_end=True)
+        except BulkWriteError:
+            raise
+        except PyMongoError as error:
+            raise connection_error(self.where, error) from _cause(error)
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        session = self._session
+        how = {"read_concern": ReadConcern("local"), "write_concern": DURABLE, "read_preference": ReadPreference.PRIMARY}
+        await answer(session.start_transaction(**how))
+        try:
+            result = await work(Transaction(self, session))
+        except BaseException:
+            await session.abort_transaction()
+            raise
+        await self._commit(session)
+        return result
+
+    async def _commit(self, session: Any) -> None:
+        """Commit, which the driver repeats by itself if the connection breaks: doing it twice is doing it once."""
+        left = _COMMITS
+        while left:
+            left -= 1
+            try:
+                await session.commit_transaction()
+            except OperationFailure as error:
+                if error.code != INTERRUPTED:
+                    raise
+                if not left:
+                    raise connection_error(self.where, error) from None
+                # Who took us for dead was too late for the commit, perhaps, and not for its answer: ask again.
+            else:
+                return
+
+    async def end_transactions(self, session_ids: Collection[Any]) -> None:
+        """Undo what these sessions of others have begun and not committed, if the server lets us."""
+        sessions = [{"id": session_id} for session_id in session_ids if session_id not in {None, self.session_id}]
+        with suppress(SourceConnectionError, OperationFailure):
+            if sessions:
+                await self.read(self._database.command, "killSessions", sessions)
+
     async def write_each(
         self, collection: Documents, writes: Mapping[str, Write], *, repeatable: bool
     ) -> tuple[set[str], set[str]]:
@@ -173,7 +300,7 @@ class Database:
             details = error.details
         problems = [*details["writeErrors"], *details["writeConcernErrors"]]
         for problem in problems:
-            if problem["code"] != _DUPLICATE_KEY:
+            if problem["code"] != DUPLICATE_KEY:
                 raise connection_error(self.where, OperationFailure(problem["errmsg"], problem["code"], problem)) from None
         ids = list(writes)
         return {ids[made["index"]] for made in details["upserted"]}, {ids[problem["index"]] for problem in problems}
@@ -184,37 +311,30 @@ class Database:
         Raises:
             SourceConnectionError: The subscription was lost.
         """
-        news = asyncio.Event()
-        follower = asyncio.ensure_future(self._follow(collection, pipeline, news))
-        follower.add_done_callback(lambda _: news.set())
-        self._followers[news] = follower
-        try:
-            await news.wait()
-            while not follower.done():
-                news.clear()
+        async with self._listeners.listener() as listener:
+
+            async def subscribe() -> Any:
+                stream = await answer(collection.watch(pipeline, max_await_time_ms=_CHANGE_WAIT_MS))
+                return await listener.resources.enter_async_context(stream)
+
+            follower = asyncio.ensure_future(self._follow(await self.read(subscribe), listener))
+            listener.resources.push_async_callback(_stopped, follower)
+            async for _ in listener.changes():
                 yield
-                await news.wait()
-        finally:
-            await self._stop_following(news)
-        if not self._closed:
-            follower.result()
-            raise SourceConnectionError(f"{self.where}: the change stream has ended; watch again")
 
-    async def _follow(self, collection: Documents, pipeline: list[Document], news: asyncio.Event) -> None:
+    async def _follow(self, stream: Any, listener: Listener) -> None:
         try:
-            async with await answer(collection.watch(pipeline, max_await_time_ms=_CHANGE_WAIT_MS)) as stream:
-                news.set()
-                while news in self._followers and stream.alive:
-                    if await stream.try_next() is not None:
-                        news.set()
+            while stream.alive:
+                if await stream.try_next() is not None:
+                    listener.tell()
+            listener.lose(SourceConnectionError(f"{self.where}: the change stream has ended; watch again"))
         except PyMongoError as error:
-            raise connection_error(self.where, error) from _cause(error)
+            listener.lose(connection_error(self.where, error))
 
-    async def _stop_following(self, news: asyncio.Event) -> None:
-        follower = self._followers.pop(news, None)
-        if follower is not None:
-            follower.cancel()
-            await asyncio.wait({follower}, timeout=_CANCEL_GRACE)
+
+async def _stopped(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=_CANCEL_GRACE)
 
 
 async def answer(result: Any) -> Any:
@@ -223,10 +343,10 @@ async def answer(result: Any) -> Any:
 
 
 def _aware(document: Document) -> Document:
-    # The driver takes eight times as long for it.
+    # To have the driver do it takes ten times as long, and `datetime.replace` five times.
     for name, value in document.items():
         if isinstance(value, datetime):
-            document[name] = value.replace(tzinfo=timezone.utc)
+            document[name] = EPOCH + (value - _NAIVE_EPOCH)
     return document
 
 

@@ -1,23 +1,29 @@
 """Translates between the contract's dataclasses and documents. No I/O.
 
 A schedule is one document under its id. Besides the fields of `StoredSchedule` it has ``token`` (of the current claim),
-``finished`` (it is gone for everybody, and waits for its history to be moved), ``seq`` and ``outbox`` (see
-:mod:`taskiq_sources_mongo.outbox`).
+``settles_in`` (the session of its outcome, see :mod:`taskiq_sources_mongo.settling`), ``finished`` (it is gone for everybody, and
+waits for its history to be moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sources_mongo.outbox`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
+from operator import attrgetter, itemgetter
 from typing import Any, TypeAlias
 
 from taskiq_sources.models import Claim, Outcome, Run, StoredSchedule
 
 Document: TypeAlias = dict[str, Any]
 
-_SCHEDULE = tuple(field.name for field in fields(StoredSchedule) if field.name != "id")
-_RUN = tuple(field.name for field in fields(Run) if field.name != "occurrence_id")
+# Several of each are read and written for an occurrence: all fields at once, in the order of the dataclass, take half the time.
+_SCHEDULE = tuple(field.name for field in fields(StoredSchedule))
+_RUN = tuple(field.name for field in fields(Run))
+_SCHEDULE_KEYS = ("_id", *_SCHEDULE[1:])
+_RUN_KEYS = ("_id", *_RUN[1:])
+_schedule_values, _run_values = attrgetter(*_SCHEDULE), attrgetter(*_RUN)
+_stored_schedule, _stored_run = itemgetter(*_SCHEDULE_KEYS), itemgetter(*_RUN_KEYS)
 _PROGRESS = ("scheduled_for", "next_run_at", "coalesced", "attempt", "run_count", "last_error", "quarantined")
 
 #: Nobody holds the schedule.
@@ -31,12 +37,12 @@ _NEW: Document = {**FREE, "revision": 1, "timing_revision": 1, "finished": False
 
 def new_schedule(schedule: StoredSchedule) -> Document:
     """Return the document of a schedule that is stored for the first time."""
-    return {"_id": schedule.id, **{name: getattr(schedule, name) for name in _SCHEDULE}, **_NEW}
+    return {**dict(zip(_SCHEDULE_KEYS, _schedule_values(schedule), strict=True)), **_NEW}
 
 
 def schedule_from(document: Mapping[str, Any]) -> StoredSchedule:
     """Return the schedule of a document."""
-    return StoredSchedule(id=document["_id"], **{name: document[name] for name in _SCHEDULE})
+    return StoredSchedule(**dict(zip(_SCHEDULE, _stored_schedule(document), strict=True)))
 
 
 def claim_from(document: Mapping[str, Any], *, now: datetime) -> Claim:
@@ -65,9 +71,18 @@ def settled(outcome: Outcome) -> Document:
 
 def row(run: Run) -> Document:
     """Return the document of a history row."""
-    return {"_id": run.occurrence_id, **{name: getattr(run, name) for name in _RUN}}
+    return dict(zip(_RUN_KEYS, _run_values(run), strict=True))
+
+
+def rows_of(outcomes: Sequence[Outcome]) -> dict[str, Document]:
+    """Return the history rows of outcomes, which are the newest versions of these rows, by their ids."""
+    return {
+        run.occurrence_id: {**row(run), "version": {"seq": seq_of(outcome.claim), "n": number}}
+        for outcome in outcomes
+        for number, run in enumerate(outcome.runs)
+    }
 
 
 def run_from(document: Mapping[str, Any]) -> Run:
     """Return the history row of a document."""
-    return Run(occurrence_id=document["_id"], **{name: document[name] for name in _RUN})
+    return Run(**dict(zip(_RUN, _stored_run(document), strict=True)))

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pymongo import errors
 
+from taskiq_sources.advice import Advice
 from taskiq_sources.errors import SourceConnectionError, shorten
 
-#: Error codes of the server that are not bugs of ours, and what to do about them.
-_ADVICE = {
-    11: "check user and password, and authSource",
-    13: "give this user the role readWrite on the database",
-    18: "check user and password, and authSource",
-    8000: "check user and password",
-    40573: "only replica sets have change streams: pass push=False",
-}
-
-#: Error codes of a server that stops, was stopped by somebody, is no primary any more, has no room or takes too long.
-_GONE = {6, 7, 43, 50, 64, 89, 91, 100, 133, 189, 237, 262, 280, 286, 9001, 10107, 11600, 11602, 13435, 13436, 14031}
+#: Somebody has ended the session, or what it was doing.
+INTERRUPTED: Final = 11_601
 
 
 def is_lost_connection(error: errors.PyMongoError) -> bool:
     """Tell whether a connection broke under a call, so that another one may do better at once."""
     return isinstance(error, errors.AutoReconnect) and not isinstance(error, errors.ServerSelectionTimeoutError)
+
+
+def is_undone(error: errors.PyMongoError) -> bool:
+    """Tell whether a transaction has come to nothing by no fault of its own: to do it again may do better."""
+    if error.has_error_label("UnknownTransactionCommitResult"):
+        return False
+    if isinstance(error, errors.OperationFailure):
+        return error.code == INTERRUPTED or error.has_error_label("TransientTransactionError")
+    return is_lost_connection(error)
 
 
 def connection_error(where: str, error: errors.PyMongoError) -> Exception:
@@ -37,17 +40,11 @@ def connection_error(where: str, error: errors.PyMongoError) -> Exception:
         # The driver goes on with its settings and a dump of what it knows of the servers.
         reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
         problem = f"cannot be reached: {shorten(reason)}; check host and port, and that the server runs"
-    elif isinstance(error, errors.OperationFailure) and error.code in _ADVICE:
-        problem = f"refused us ({_code_name(error)}): {_ADVICE[error.code]}"
-    elif isinstance(error, errors.OperationFailure) and error.code in _GONE:
-        problem = f"cannot be used now ({_code_name(error)}): try again"
+    elif isinstance(error, errors.OperationFailure) and (advice := Advice.load(__package__).of(str(error.code))):
+        # The whole message quotes the command, and with it what users stored.
+        problem = advice.format((error.details or {}).get("codeName", error.code))
     elif isinstance(error, (errors.ConfigurationError, errors.InvalidOperation)):
         problem = f"cannot be used: {shorten(str(error))}"
     else:
         return error
     return SourceConnectionError(f"{where} {problem}")
-
-
-def _code_name(error: errors.OperationFailure) -> str:
-    # The whole message quotes the command, and with it what users stored.
-    return str((error.details or {}).get("codeName", error.code))

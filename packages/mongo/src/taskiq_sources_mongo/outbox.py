@@ -1,6 +1,6 @@
 """History on its way from the document of its schedule into the collection of runs.
 
-A single server has no transactions; what it does to one document is one step all the same, and so it is everywhere. Hence:
+A single server has no transactions, but what it does to one document is one step. (Else outboxes stay empty.) Hence:
 
 1. ``settle`` changes the schedule, and appends an entry with the history rows to its ``outbox``, in one update of one document.
    The entry names the ``settle`` it comes from (``batch``). A finished schedule is marked, and nobody sees it any more.
@@ -25,7 +25,7 @@ from pymongo import InsertOne
 
 from taskiq_sources.models import Outcome
 from taskiq_sources_mongo.database import RELAXED, Database, drained
-from taskiq_sources_mongo.documents import Document, row, seq_of
+from taskiq_sources_mongo.documents import Document, rows_of
 
 #: How long an entry is left to the settle it comes from, which may have to look for it to know what it has done.
 _MILLISECONDS_TO_SETTLE = 10_000
@@ -64,11 +64,7 @@ class Outbox:
 
     async def insert(self, outcomes: Sequence[Outcome], batch: str) -> None:
         """Write the rows of `outcomes`, which were settled as `batch`, into the runs."""
-        rows = {
-            run.occurrence_id: InsertOne({**row(run), "version": {"seq": seq_of(outcome.claim), "n": number}})
-            for outcome in outcomes
-            for number, run in enumerate(outcome.runs)
-        }
+        rows = {name: InsertOne(document) for name, document in rows_of(outcomes).items()}
         _, known = await self._database.write_each(self._database.runs, rows, repeatable=True)
         if known:
             await self.merge([batch])

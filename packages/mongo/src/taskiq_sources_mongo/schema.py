@@ -64,7 +64,9 @@ async def prepare(database: Database, *, push: bool) -> None:
     hello = await database.hello()
     if hello["maxWireVersion"] < _OLDEST_WIRE_VERSION:
         raise BackendVersionError(f"{database.where} is too old: use MongoDB 5.0 or newer")
-    if push and "setName" not in hello and hello.get("msg") != "isdbgrid":
+    if "setName" in hello or hello.get("msg") == "isdbgrid":
+        await database.use_transactions()
+    elif push:
         problem = "is no replica set and has no change streams: pass push=False, which polls instead"
         raise SourceConnectionError(f"{database.where} {problem}")
     found = await database.find(database.meta, _VERSION_ID)

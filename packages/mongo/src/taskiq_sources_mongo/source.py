@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing_extensions import Unpack
 
 from taskiq_sources.source import ScheduleSource, SourceOptions
-from taskiq_sources_mongo.addresses import address_of
+from taskiq_sources_mongo.addresses import address_of, speaks_of_replicas
 from taskiq_sources_mongo.database import Client
 from taskiq_sources_mongo.store import MongoStore, StandaloneMongoStore
 
@@ -58,5 +58,5 @@ class MongoScheduleSource(ScheduleSource):
 
 def _speaks_of_replicas(url: str | None, client: Client | None) -> bool:
     if url is not None:
-        return address_of(url).replicated
+        return speaks_of_replicas(address_of(url))
     return client is not None and str(client.topology_description.topology_type_name).startswith(("ReplicaSet", "Sharded"))

@@ -118,9 +118,10 @@ def eligible(now: datetime, horizon: datetime, ids: Collection[str] | None = Non
     return conditions if ids is None else {"_id": {"$in": list(ids)}, **conditions}
 
 
-def take(token: str, claimant: str, lease_until: datetime) -> Document:
-    """Give a schedule to a claimant."""
-    return {"$set": {"token": token, "claimant": claimant, "lease_until": lease_until}, "$inc": {"attempt": 1}}
+def take(token: str, claimant: str, lease_until: datetime, session_id: object) -> Document:
+    """Give a schedule to a claimant, who will settle in a transaction of this session."""
+    taken = {"token": token, "claimant": claimant, "lease_until": lease_until, "settles_in": session_id}
+    return {"$set": taken, "$inc": {"attempt": 1}}
 
 
 #: Undo a claim that nobody has seen.
@@ -136,37 +137,39 @@ def held(claims: Collection[Claim]) -> Document:
     return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders}
 
 
-def settle(outcomes: Sequence[Outcome], batch: str) -> Pipeline:
-    """Move schedules on, each with what the outcomes say of it, and put the history rows into its outbox.
+def free_to_go(claims: Collection[Claim]) -> Document:
+    """Find those of them of which *when* has not been edited since, and which have no history in their outbox."""
+    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for claim in claims:
+        alike[token_of(claim), claim.schedule.revision].append(claim.schedule.id)
+    holders = [
+        {"token": token, "timing_revision": {"$lte": revision}, "_id": {"$in": ids}} for (token, revision), ids in alike.items()
+    ]
+    empty = {"outbox.batch": {"$exists": False}}
+    return {"_id": {"$in": [claim.schedule.id for claim in claims]}, "$or": holders, **empty}
+
+
+def move_on(outcomes: Sequence[Outcome], batch: str | None = None) -> Pipeline:
+    """Move schedules on, each with what the outcomes say of it; with a batch, put the history rows into its outbox.
 
     The outcome is found by the position of the id in a list: the server makes a table of a list that is constant.
     """
-    told = [
-        {
-            "revision": outcome.claim.schedule.revision,
-            "settled": settled(outcome),
-            "rows": [row(run) for run in outcome.runs],
-        }
+    told: list[Document] = [
+        {"revision": outcome.claim.schedule.revision, "settled": settled(outcome), "outbox": [row(run) for run in outcome.runs]}
         for outcome in outcomes
     ]
     position = {"$indexOfArray": [literal([outcome.claim.schedule.id for outcome in outcomes]), "$_id"]}
-    edited = {"$gt": ["$timing_revision", "$outcome.revision"]}
-    entry = {"batch": batch, "seq": "$seq", "rows": "$outcome.rows"}
-    outbox = {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}
-    return [
-        {
-            "$set": {
-                "outcome": {"$arrayElemAt": [literal(told), position]},
-                "seq": {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]},
-            },
-        },
-        {
-            "$replaceWith": {
-                "$mergeObjects": ["$$ROOT", {"$cond": [edited, literal(FREE), "$outcome.settled"]}, {"outbox": outbox}]
-            }
-        },
-        {"$unset": "outcome"},
-    ]
+    edited = {"$gt": ["$timing_revision", "$$outcome.revision"]}
+    changes: list[object] = ["$$ROOT", {"$cond": [edited, literal(FREE), "$$outcome.settled"]}]
+    if batch is None:
+        for one in told:
+            del one["outbox"]
+    else:
+        seq = {"$max": [{"$add": [{"$ifNull": ["$seq", 0]}, 1]}, {"$toLong": "$$NOW"}]}
+        entry = {"batch": batch, "seq": seq, "rows": "$$outcome.outbox"}
+        changes.append({"seq": seq, "outbox": {"$concatArrays": [{"$ifNull": ["$outbox", []]}, [entry]]}})
+    outcome = {"$arrayElemAt": [literal(told), position]}
+    return [{"$replaceWith": {"$let": {"vars": {"outcome": outcome}, "in": {"$mergeObjects": changes}}}}]
 
 
 # -- history ---------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,11 @@
 """`MongoStore`: the store contract on collections of a MongoDB database; `StandaloneMongoStore` for a server by itself.
 
 What is asked of the server is in :mod:`taskiq_sources_mongo.statements`. A statement is atomic for each schedule, and nothing in
-here relies on more.
+here relies on more; what does is in :mod:`taskiq_sources_mongo.settling`.
 """
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,12 +13,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 from pymongo import InsertOne, MongoClient, ReturnDocument
 
 from taskiq_sources.backends import SessionStore, check_durations, portions
 from taskiq_sources.clock import floor_ms
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError, SourceConnectionError
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_mongo import schema, statements
@@ -27,9 +27,8 @@ from taskiq_sources_mongo.addresses import address_of
 from taskiq_sources_mongo.database import Client, Database, connect
 from taskiq_sources_mongo.documents import Document, claim_from, new_schedule, run_from, schedule_from
 from taskiq_sources_mongo.outbox import Outbox
+from taskiq_sources_mongo.settling import settle
 from taskiq_sources_mongo.statements import alive
-
-logger = logging.getLogger("taskiq_sources")
 
 _DEFAULT_DATABASE = "taskiq"
 
@@ -88,8 +87,8 @@ class MongoStore(SessionStore[Database]):
             self._where = f"MongoDB (a client of the application's), database {name!r}"
         else:
             address = address_of(url or "")
-            name = database or address.database or _DEFAULT_DATABASE
-            self._where = f"MongoDB at {address.hosts}, database {name!r}"
+            name = database or address.path or _DEFAULT_DATABASE
+            self._where = f"MongoDB at {unquote(address.hosts)}, database {name!r}"
             self._connect = partial(connect, self._where, url or "", address.options, connect_timeout, command_timeout)
         schema.check_names(name, prefix)
         self._client = client
@@ -145,7 +144,7 @@ class MongoStore(SessionStore[Database]):
         database = self._session
         existed: set[str] = set()
         for some in portions(ids, _MOST_IDS):
-            left = await self._ids(alive(some))
+            left = await database.ids(alive(some))
             existed |= left
             while left:
                 ready = {**alive(left), "outbox.batch": {"$exists": False}}
@@ -153,7 +152,7 @@ class MongoStore(SessionStore[Database]):
                 if done.deleted_count == len(left):
                     break
                 await Outbox(database).move_of(left)  # the history of a schedule stays
-                left = await self._ids(alive(left))
+                left = await database.ids(alive(left))
         return frozenset(existed)
 
     async def update(
@@ -200,21 +199,27 @@ class MongoStore(SessionStore[Database]):
 
     async def _eligible(self, now: datetime, horizon: datetime, limit: int, ids: Collection[str] | None) -> dict[str, int]:
         """Return the oldest that may be claimed, and at which revision they are."""
-        options: dict[str, Any] = {"fields": {"next_run_at": 1, "revision": 1}, "sort": statements.OLDEST_DUE, "limit": limit}
+        fields = {"next_run_at": 1, "revision": 1, "lease_until": 1, "settles_in": 1}
+        options: dict[str, Any] = {"fields": fields, "sort": statements.OLDEST_DUE, "limit": limit}
         if ids is None:
             found = await self._find(statements.eligible(now, horizon), hint="due", **options)
         else:
             batches = [statements.eligible(now, horizon, some) for some in portions(ids, _MOST_IDS)]
             found = [document for batch in batches for document in await self._find(batch, hint="_id_", **options)]
             found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
-        return {document["_id"]: document["revision"] for document in found[:limit]}
+        del found[limit:]
+        # Whoever let a lease end may have died amid a transaction, which would hold us off for a minute.
+        former = {document.get("settles_in") for document in found if document["lease_until"] is not None}
+        await self._session.end_transactions(former)
+        return {document["_id"]: document["revision"] for document in found}
 
     async def _take(
         self, revisions: Mapping[str, int], now: datetime, horizon: datetime, claimant: str, lease_until: datetime
     ) -> list[Claim]:
         """Claim those of these schedules that still may be claimed."""
         database, token = self._session, uuid.uuid4().hex
-        free, taken = statements.eligible(now, horizon, revisions), statements.take(token, claimant, lease_until)
+        free = statements.eligible(now, horizon, revisions)
+        taken = statements.take(token, claimant, lease_until, database.session_id)
         # Whether it was done once, or twice because the first answer was lost: what has our token is ours.
         await database.write(database.schedules.update_many, free, taken, hint="_id_")
         claims, moved = [], []
@@ -223,7 +228,8 @@ class MongoStore(SessionStore[Database]):
             if document["timing_revision"] > found_at or document["revision"] < found_at:
                 moved.append(document["_id"])  # edited since it was found, or made anew: it may not be due any more
             else:
-                claims.append(claim_from({**document, "revision": revisions[document["_id"]]}, now=now))
+                document["revision"] = found_at
+                claims.append(claim_from(document, now=now))
         if moved:
             ours = {"_id": {"$in": moved}, "token": token}
             await database.write(database.schedules.update_many, ours, statements.GIVE_BACK)
@@ -236,32 +242,15 @@ class MongoStore(SessionStore[Database]):
             held = statements.held(some)
             done = await database.write(database.schedules.update_many, held, {"$set": {"lease_until": until}}, hint="_id_")
             named = {claim.schedule.id for claim in some}
-            ours |= named if done.matched_count == len(named) else await self._ids(held)
+            ours |= named if done.matched_count == len(named) else await database.ids(held)
         return frozenset(ours)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        self._session  # noqa: B018 - without outcomes, too, a closed store is an error
+        database = self._session
         lost: set[str] = set()
         for some in _batches(outcomes):
-            lost |= await self._settle(some)
+            lost |= await settle(database, some)
         return frozenset(lost)
-
-    async def _settle(self, outcomes: Sequence[Outcome]) -> set[str]:
-        database, outbox, batch = self._session, Outbox(self._session), uuid.uuid4().hex
-        ids = {outcome.claim.schedule.id for outcome in outcomes}
-        held = statements.held([outcome.claim for outcome in outcomes])
-        change = statements.settle(outcomes, batch)
-        done = await database.write(database.schedules.update_many, held, change, hint="_id_")
-        # Usually all. Else the outbox tells, as it does if the answer was lost and the statement repeated.
-        applied = ids if done.matched_count == len(ids) else await self._ids({"_id": {"$in": list(ids)}, "outbox.batch": batch})
-        going = [outcome.claim for outcome in outcomes if not (outcome.release or outcome.finished)]
-        ended = {claim.schedule.id for claim in going} - await self._ids(statements.held(going)) if going else set()
-        try:
-            await outbox.insert([outcome for outcome in outcomes if outcome.claim.schedule.id in applied], batch)
-            await outbox.clear([batch], finished=any(outcome.finished for outcome in outcomes))
-        except SourceConnectionError:
-            logger.debug("%r: settled; whoever comes next moves the history.", self, exc_info=True)
-        return (ids - applied) | ended
 
     async def next_due(self, now: datetime) -> datetime | None:
         window, larger = _FIRST_WINDOWS
@@ -315,9 +304,6 @@ class MongoStore(SessionStore[Database]):
 
     async def _find(self, condition: Document, fields: Document | None = None, **options: Any) -> list[Document]:
         return await self._session.find(self._session.schedules, condition, fields, **options)
-
-    async def _ids(self, condition: Document) -> set[str]:
-        return {document["_id"] for document in await self._find(condition, {"_id": 1}, hint="_id_")}
 
 
 class StandaloneMongoStore(MongoStore):
