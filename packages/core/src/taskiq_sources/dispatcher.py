@@ -41,6 +41,7 @@ logger = logging.getLogger("taskiq_sources")
 
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
 _GATHERING = 0.01  # for so long results are gathered, to be settled in one call
+_SETTLERS = 2  # one makes a call ready while that of the other is under way
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
 
@@ -122,7 +123,12 @@ class Dispatcher:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
         helpers = [
             asyncio.ensure_future(helper)
-            for helper in (self._settle_results(), self._renew_leases(), self._senders.watch_timeouts(), self._watch_store())
+            for helper in (
+                *(self._settle_results() for _ in range(_SETTLERS)),
+                self._renew_leases(),
+                self._senders.watch_timeouts(),
+                self._watch_store(),
+            )
         ]
         feeder = asyncio.ensure_future(self._feed())
         try:
@@ -228,13 +234,10 @@ class Dispatcher:
             if self.ledger.sending or self._senders:  # more is about to come, and many cost hardly more than one
                 self._enough.clear()
                 await event_or_timeout(self._enough, _GATHERING)
-            self._results_wait.clear()
-            if self._results:
-                await self._settle_batch()
-            if self._results:
-                self._results_wait.set()
-            else:
-                self._settled.set()
+            if not self._results:
+                self._results_wait.clear()
+                continue
+            await self._settle_batch()
 
     async def _settle_batch(self) -> None:
         now = await self._clock.now()
@@ -258,6 +261,7 @@ class Dispatcher:
             self.ledger.remove(held)
         self._note(settled, now)
         self._wake.set()
+        self._settled.set()
 
     def outcome_of(self, held: Held, now: datetime) -> Outcome:
         """Return what to settle for an occurrence that was sent, cancelled, failed or given back unsent."""
