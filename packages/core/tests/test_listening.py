@@ -12,6 +12,11 @@ from taskiq_sources.listening import Listener, Listeners
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
 async def test_the_first_value_comes_at_once_and_news_is_merged() -> None:
     """What is told while nobody waits is one value."""
     listener = Listener()
