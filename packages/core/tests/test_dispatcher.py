@@ -384,6 +384,26 @@ async def test_a_driver_that_cancels_its_own_futures_stops_nothing(world: World)
     assert len(world.broker.sent) == 3 * 14
 
 
+async def test_a_watch_that_falls_over_costs_no_send(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Push is a convenience: a bug in it is told, and what is being sent goes on."""
+    source = world.another_source()
+
+    async def broken() -> AsyncIterator[None]:
+        raise RuntimeError("a bug")
+        yield
+
+    source.store.watch = broken  # type: ignore[method-assign]
+    world.broker.takes = 3.0
+    await world.add(time=START)
+    await world.scheduler(source)
+
+    await asyncio.sleep(20)
+
+    assert world.broker.args() == [0]
+    assert "watching for changes fell over" in caplog.text
+    assert "A dispatcher fell over" not in caplog.text
+
+
 async def test_a_send_during_an_outage_is_settled_after_it(world: World) -> None:
     """What was sent while the store was away is settled when it is back, not sent again."""
     await world.add(time=START)

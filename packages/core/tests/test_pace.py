@@ -7,9 +7,9 @@ import pytest
 from taskiq_sources.pace import Pace
 
 
-def send(pace: Pace, number: int, *, until: float) -> None:
+def send(pace: Pace, number: int, *, until: float, took: float = 0.0) -> None:
     for _ in range(number):
-        pace.sent()
+        pace.sent(took)
     pace.judge(until)
 
 
@@ -43,6 +43,15 @@ def test_time_without_anything_to_send_does_not_count() -> None:
     send(pace, 500, until=1_000.1)
 
     assert pace.batch == 500
+
+
+def test_sends_that_began_before_do_not_make_a_slow_broker_a_fast_one() -> None:
+    """A hundred sends of a second each that end at once, just after there was nothing to send, are a hundred a second."""
+    pace = Pace(100, 500)
+    pace.begin(0.99)
+    send(pace, 100, until=1.0, took=1.0)
+
+    assert (pace.batch, pace.low_mark) == (100, 50)
 
 
 def test_a_broker_that_slows_down_is_noticed() -> None:

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
+from pymongo.errors import OperationFailure
 
 from taskiq_sources import source_from_url
-from taskiq_sources.errors import ScheduleValidationError
+from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
 from taskiq_sources_conformance.build import schedule
 from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
+from taskiq_sources_mongo.errors import connection_error
 
 pytestmark = pytest.mark.anyio
 
@@ -158,3 +160,13 @@ async def test_twenty_open_empty_data_at_once_and_again(place: Any) -> None:
     assert versions == [{"_id": "schema", "version": 1}]
     for store in stores:
         await store.close()
+
+
+@pytest.mark.parametrize(("label", "ours"), [("TransientTransactionError", True), ("Other", False)])
+def test_whatever_the_server_calls_transient_is_no_bug(label: str, ours: bool) -> None:
+    """There are more such errors than can be listed; the engine tries again after ours, and says that a bug is one."""
+    details = {"errorLabels": [label], "codeName": "LockTimeout"}
+    error = connection_error("MongoDB", OperationFailure("quotes a document", 24, details))
+
+    assert isinstance(error, SourceConnectionError) is ours
+    assert ("LockTimeout" in str(error) and "document" not in str(error)) is ours

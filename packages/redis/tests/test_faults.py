@@ -405,9 +405,12 @@ async def test_a_lost_subscription_is_an_error_and_can_be_renewed(server: RedisS
         await until(lambda: not server.command("CLIENT", "LIST", "TYPE", "pubsub"))  # connections go with subscriptions
 
 
-async def test_a_quiet_subscription_is_asked_whether_it_holds(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskiq_sources_redis.server._IDLE_SECONDS", 0.5)
-    async with opened(server.url) as store:
+@pytest.mark.parametrize("query", ["", "?health_check_interval=1"])
+async def test_a_quiet_subscription_is_asked_whether_it_holds(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr("taskiq_sources_redis.server._IDLE_SECONDS", 1.2)  # longer than the check of the client's own
+    async with opened(server.url + query) as store:
         news = store.watch()
         await anext(news)
         waiting = asyncio.ensure_future(anext(news))

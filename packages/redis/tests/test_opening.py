@@ -138,17 +138,18 @@ async def test_another_number_of_shards_is_refused(place: dict[str, Any]) -> Non
         await store.open()
 
 
-async def test_a_newer_layout_is_refused_and_left_alone(url: str, place: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("version", "advice"), [(3, "upgrade"), (1, "another prefix")])
+async def test_another_layout_is_refused_and_left_alone(url: str, place: dict[str, Any], version: int, advice: str) -> None:
     first = RedisStore(**place)
     await first.open()
     await first.put([schedule()])
     meta = first._shards.keys[0][-1]
     async with Redis.from_url(url) as client:
-        await client.hset(meta, "version", 2)
-        with pytest.raises(SchemaVersionError, match="upgrade"):
+        await client.hset(meta, "version", version)
+        with pytest.raises(SchemaVersionError, match=advice):
             await RedisStore(**place).open()
-        assert await client.hget(meta, "version") == b"2"
-        await client.hset(meta, "version", 1)
+        assert await client.hget(meta, "version") == str(version).encode()
+        await client.hset(meta, "version", 2)
     assert await listed(first) == ["a"]
     await first.close()
 

@@ -219,7 +219,7 @@ class Dispatcher:
             self._enough.set()
         if not held.started:
             return
-        self._pace.sent()
+        self._pace.sent(held.duration)
         if held.error is None:
             self.breaker.succeeded()
         elif self.breaker.failed():
@@ -334,6 +334,8 @@ class Dispatcher:
                     self._wake.set()
             except SourceConnectionError as error:
                 logger.debug("%s: watching for changes broke off: %s", self._name, error)
+            except Exception:  # polling goes on without it, and so does what is being sent
+                logger.exception("%s: watching for changes fell over and is begun again; please report this.", self._name)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 

@@ -13,14 +13,16 @@ class Pace:
     is still waiting, so that sends do not wait for the store.
 
     Args:
-        lowest: How many to claim at a time at least: as many as can be sent at once.
+        at_once: How many can be sent at once; as many are claimed at a time at least.
         highest: How many at most.
     """
 
-    def __init__(self, lowest: int, highest: int) -> None:
-        self._lowest = min(lowest, highest)
+    def __init__(self, at_once: int, highest: int) -> None:
+        self._at_once = at_once
+        self._lowest = min(at_once, highest)
         self._highest = highest
         self._sent = 0
+        self._busy = 0.0  # seconds that those sends took
         self._since = 0.0
         #: How many to claim at a time.
         self.batch = self._lowest
@@ -29,17 +31,19 @@ class Pace:
 
     def begin(self, now: float) -> None:
         """Take note that there was nothing to send until now, in seconds on a clock that is never stepped."""
-        self._since, self._sent = now, 0
+        self._since, self._sent, self._busy = now, 0, 0.0
 
-    def sent(self) -> None:
-        """Take note of a send that has ended."""
+    def sent(self, took: float) -> None:
+        """Take note of a send that has ended, after so many seconds."""
         self._sent += 1
+        self._busy += took
 
     def judge(self, now: float) -> None:
         """Learn from what was sent since the last time, if that is enough to tell."""
         if self._sent <= self.batch // 2:
             return
-        rate = self._sent / max(now - self._since, 1e-6)
+        # Sends that began before this time was measured would make a slow broker a fast one, but for how long they took.
+        rate = min(self._sent / max(now - self._since, 1e-6), self._at_once * self._sent / max(self._busy, 1e-6))
         self.batch = max(self._lowest, min(round(rate * _SOON), self._highest))
         self.low_mark = max(self.batch // 2, min(round(rate * _AHEAD), 2 * self._highest))
         self.begin(now)

@@ -42,9 +42,16 @@ def connection_error(where: str, error: errors.PyMongoError) -> Exception:
         problem = f"cannot be reached: {shorten(reason)}; check host and port, and that the server runs"
     elif isinstance(error, errors.OperationFailure) and (advice := Advice.load(__package__).of(str(error.code))):
         # The whole message quotes the command, and with it what users stored.
-        problem = advice.format((error.details or {}).get("codeName", error.code))
+        problem = advice.format(_name(error))
+    elif error.has_error_label("TransientTransactionError"):
+        problem = f"cannot be used now ({_name(error)}): try again"
     elif isinstance(error, (errors.ConfigurationError, errors.InvalidOperation)):
         problem = f"cannot be used: {shorten(str(error))}"
     else:
         return error
     return SourceConnectionError(f"{where} {problem}")
+
+
+def _name(error: errors.PyMongoError) -> str:
+    details = getattr(error, "details", None) or {}
+    return str(details.get("codeName", getattr(error, "code", None)))

@@ -63,6 +63,7 @@ class Database:
             **self.pool_options,
         )
         self._listeners = Listeners()
+        self._releasing: set[asyncio.Future[None]] = set()
         self._closed = False
 
     async def open(self) -> None:
@@ -111,7 +112,7 @@ class Database:
             # A connection is made to the end though the caller be cancelled: older asyncpg leaks it else.
             connection = await asyncio.shield(acquiring)
         except asyncio.CancelledError:
-            acquiring.add_done_callback(_terminate)
+            acquiring.add_done_callback(self._release_unwanted)
             raise
         except asyncio.TimeoutError:
             if pool.get_size() < pool.get_max_size() or pool.get_idle_size() > 0:
@@ -127,6 +128,12 @@ class Database:
             raise
         finally:
             await pool.release(connection, timeout=patience)
+
+    def _release_unwanted(self, acquired: asyncio.Future[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]) -> None:
+        if not acquired.cancelled() and acquired.exception() is None:
+            releasing = asyncio.ensure_future(self._pool.release(acquired.result()))
+            self._releasing.add(releasing)
+            releasing.add_done_callback(self._releasing.discard)
 
     async def notifications(self, channel: str) -> AsyncIterator[None]:
         """Yield once when listening has begun, and after that whenever there has been a notification; until `close`.
@@ -155,9 +162,3 @@ class Database:
                     connection.terminate()  # nobody may be there to answer to an orderly end
                 if not self._closed:
                     raise_named(self.where, error)
-
-
-def _terminate(acquired: asyncio.Future[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]) -> None:
-    """End a connection that nobody wants any more; the pool gets its place back with that."""
-    if not acquired.cancelled() and acquired.exception() is None:
-        acquired.result().terminate()

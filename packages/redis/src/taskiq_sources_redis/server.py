@@ -42,7 +42,14 @@ _MOST_CALLS = 32  # at once; more wait, so that a burst does not open a connecti
 _IDLE_SECONDS = 15.0  # after so long without news, a subscription is asked whether it is still there
 _PONGS = ([b"pong", b""], b"PONG")  # in the two versions of the protocol
 _NAMES_THE_COMMAND = tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3)  # and warns if it is named from then on
-_UNREACHABLE = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, redis.exceptions.ClusterError, OSError)
+_UNREACHABLE = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.InvalidResponse,
+    redis.exceptions.ClusterError,
+    RedisClusterException,
+    OSError,
+)
 
 #: A client, and what closes it.
 Client: TypeAlias = tuple[Any, list[Callable[[], Awaitable[None]]]]
@@ -145,11 +152,12 @@ class Server:
                     yield
 
     async def _connection(self) -> Any:
-        """Return a connection like the client's others, but without retries."""
+        """Return a connection like the client's others, but without retries, and without checks that would read beside us."""
         if self._is_cluster:
             await self.client.initialize()
         source = self.client.get_random_node() if self._is_cluster else self.client.connection_pool
-        connection = source.connection_class(**{**source.connection_kwargs, "retry": Retry(NoBackoff(), 0)})
+        own = {"retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
+        connection = source.connection_class(**{**source.connection_kwargs, **own})
         await connection.connect()
         return connection
 

@@ -27,7 +27,7 @@ logger = logging.getLogger("taskiq_sources")
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2  # of the first, nothing was released
 _OLDEST_SERVER = "6.2"
 _MOST_SHARDS = 1_024
 _MOST_PLACES = 8  # asked at once
@@ -134,12 +134,14 @@ class RedisStore(SessionStore[Server]):
         mark = (to_ms(until), records.pack(token, until, claimant) + b",\n")
         places = self._shards.places(None if ids is None else _each(set(ids)))
         taken: list[StoredSchedule] = []
+        chosen: list[Place] = []
         while (wanted := min(limit - len(taken), BATCH)) > 0:
-            chosen = places if len(places) == 1 else await self._oldest(places, window, wanted)
+            before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
             answers = await together([self._session.run("claim", keys, *window, wanted, *mark, given) for keys, given in chosen])
             more = [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
             taken += more
-            if not more or (len(places) == 1 and len(more) < wanted):  # others may have been faster with some of what was chosen
+            # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
+            if (not more and chosen == before) or not chosen or (len(places) == 1 and len(more) < wanted):
                 break
         if len(places) > 1 or ids is not None:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))

@@ -22,6 +22,8 @@ end
 local version, shards = unpack(redis.call("HMGET", META, "version", "shards"))
 if tonumber(version) > tonumber(ARGV[1]) then
   note("schema", "has schema version %s in %s; this release knows %s: upgrade it", version, META, ARGV[1])
+elseif tonumber(version) < tonumber(ARGV[1]) then
+  note("schema", "has schema version %s in %s, which this release cannot read: use another prefix, or delete its keys", version, META)
 end
 if shards ~= ARGV[2] then
   note("shards", "the schedules of this prefix are spread over %s: use that, or another prefix", shards)
