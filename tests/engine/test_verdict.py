@@ -73,3 +73,20 @@ def test_a_scheduler_that_was_paused_may_send_again_itself(hits: list[float], ex
     result = verdict(set(DUE), [*SENT, replace(SENT[0], at=105.0)], ON_RECORD, [scheduler("S1", *hits)])
 
     assert result.holds is excused
+
+
+@pytest.mark.parametrize(
+    ("twins", "excused"),
+    [
+        pytest.param([(0, 110.01)], True, id="handed over as it went on"),
+        pytest.param([(0, 112.0)], False, id="sent a while after"),
+        pytest.param([(0, 110.01), (1, 110.02)], False, id="it had one message in its hands, not two"),
+    ],
+)
+def test_a_scheduler_that_was_paused_amid_a_send_cannot_be_stopped(twins: list[tuple[int, float]], excused: bool) -> None:
+    """Another one took over, sent and recorded it meanwhile."""
+    paused = scheduler("S2", 99.0)
+    paused.pauses.append((99.0, 110.0))
+    again = [replace(SENT[number], by="S2", at=at) for number, at in twins]
+
+    assert verdict(set(DUE), [*SENT, *again], ON_RECORD, [scheduler("S1"), paused]).holds is excused
