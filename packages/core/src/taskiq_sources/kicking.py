@@ -17,10 +17,9 @@ _TEXT = LabelType.STR.value
 _LEFT_TO_TASKIQ = "types_of_exceptions"
 
 #: A message that has other fields in some release of taskiq is made by taskiq.
-_IS_KNOWN = (
-    list(TaskiqMessage.model_fields) == ["task_id", "task_name", "labels", "labels_types", "args", "kwargs"],
-    list(BrokerMessage.model_fields) == ["task_id", "task_name", "message", "labels"],
-) == (True, True)
+_IS_KNOWN = list(BrokerMessage.model_fields) == ["task_id", "task_name", "message", "labels"] and (
+    list(TaskiqMessage.model_fields) == ["task_id", "task_name", "labels", "labels_types", "args", "kwargs"]
+)
 
 
 async def kick(broker: AsyncBroker, dispatch: Dispatch) -> bool:
