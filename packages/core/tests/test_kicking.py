@@ -13,7 +13,7 @@ from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage
 from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.kicker import AsyncKicker
 from taskiq.labels import LabelType
-from taskiq.serializers import PickleSerializer
+from taskiq.serializers import JSONSerializer, PickleSerializer
 
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource
 from taskiq_sources.codec import Definition
@@ -51,8 +51,8 @@ def dispatch_of(labels: dict[str, Any]) -> Dispatch:
         schedule_id="nightly",
         task_name="app:report",
         labels=labels,
-        args=[1, 2.5, "three", None, True, [4, {"five": 5}]],
-        kwargs={"six": {"seven": [7]}},
+        args=[1, 2.5, "three", None, True, [4, {"five": 5}], [], {}, -0.0, 1e22, 10**40, '\x00\x7fß😀\u2028"\\/'],
+        kwargs={"six": {"seven": [7]}, "ü": "", "nested": [[[{"a": {"b": [None, False]}}]]]},
         time=NOW,
     )
     schedule = StoredSchedule(
@@ -85,6 +85,7 @@ def dispatch_of(labels: dict[str, Any]) -> Dispatch:
         {"types_of_exceptions": ["ValueError"], "queue": "a"},
         {"übung": 'ß\u2028"', "tiny": 1e-300},
         {"schedule_id": "overwritten", "scheduled_for": 1},
+        {"slash": "/</script>", "control": "\x00\x1f\x7f", "astral": "😀", "quote": '\\"'},
     ],
 )
 async def test_the_message_is_the_one_that_taskiq_makes(labels: dict[str, Any]) -> None:
@@ -147,6 +148,15 @@ async def test_a_serializer_of_the_application_is_used() -> None:
     assert (message.args, message.kwargs) == (dispatch.definition.args, dispatch.definition.kwargs)
     assert message.labels_types is not None
     assert message.labels_types["priority"] == LabelType.INT.value
+
+
+@pytest.mark.parametrize("serializer", [JSONSerializer(default=str), JSONSerializer(ensure_ascii=False)])
+async def test_settings_of_the_serializer_are_kept(serializer: JSONSerializer) -> None:
+    broker = Broker().with_serializer(serializer)
+    await kick(broker, dispatch_of({"übung": "ß"}))
+
+    sent: BrokerMessage = broker.sent[0]  # type: ignore[attr-defined]
+    assert sent.message == serializer.dumpb(serializer.loadb(sent.message))
 
 
 @pytest.mark.parametrize("middlewares", [(), (taskiq.SimpleRetryMiddleware(),)])

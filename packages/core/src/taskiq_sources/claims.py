@@ -16,6 +16,7 @@ from taskiq_sources import definitions, occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, TaskiqSourcesError
+from taskiq_sources.garbage import collector_waits
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.occurrences import Dispatch, Plan
@@ -89,10 +90,17 @@ class ClaimDesk:
         """
         now = await self._clock.now()
         claims = await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
-        plans = [self._plan(claim, now) for claim in claims]
-        first = [plan.settle_first for plan in plans if plan.settle_first is not None]
+        first: list[Outcome] = []
+        dispatches: list[Dispatch] = []
+        with collector_waits():
+            for claim in claims:
+                plan = self._plan(claim, now)
+                if plan.settle_first is not None:
+                    first.append(plan.settle_first)
+                if plan.dispatch is not None:
+                    dispatches.append(plan.dispatch)
         lost = await self._store.settle(first) if first else frozenset()
-        return [plan.dispatch for plan in plans if plan.dispatch is not None and plan.dispatch.claim.schedule.id not in lost]
+        return [dispatch for dispatch in dispatches if dispatch.claim.schedule.id not in lost] if lost else dispatches
 
     async def sent(self, dispatch: Dispatch) -> Outcome:
         """Record that the broker took an occurrence; return where the schedule goes from there."""

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
@@ -184,17 +185,17 @@ def _definition(
     serializer: TaskiqSerializer | None,
     owner: str | None,
 ) -> Definition:
-    fields: dict[str, Any] = {"schedule_id": schedule_id, "owner": owner}
+    fields = document
     unknown: dict[str, Any] = {}
-    for name, value in document.items():
-        if type(value) is _PLAIN.get(name):
-            fields[name] = value
-        elif name not in _READERS:
+    for name in [name for name, value in document.items() if type(value) is not _PLAIN.get(name)]:
+        value = fields.pop(name)
+        if name not in _READERS:
             unknown[name] = value
         elif value is not None:
             fields[name] = _READERS[name](name, value)
-    if fields.pop("v", VERSION) > VERSION:
-        unknown["v"] = document["v"]  # an edit by this release does not make it an old document
+    version = fields.pop("v", VERSION)
+    if version > VERSION:
+        unknown["v"] = version  # an edit by this release does not make it an old document
     if "payload" in fields:
         fields |= _load_payload(schedule_id, fields.pop("payload"), fields.pop("serializer", None), serializer)
     if "options" in fields:
@@ -204,6 +205,7 @@ def _definition(
         fields["unknown_options"] = {name: value for name, value in written.items() if name not in known}
     if unknown:
         fields["unknown"] = unknown
+    fields["schedule_id"], fields["owner"] = schedule_id, owner
     definition = Definition(**fields)
     if definition.cron is None and definition.interval is None and definition.time is None:
         raise ScheduleDecodeError(schedule_id, "it has no cron, interval or time")
@@ -242,7 +244,12 @@ def _interval(name: str, value: Any) -> int | timedelta:
 
 
 def _time(name: str, value: Any) -> datetime:
-    moment = datetime.fromisoformat(_text(name, value).replace("Z", "+00:00"))  # Python 3.10 does not read the suffix
+    return _instant(_text(name, value))
+
+
+@lru_cache(maxsize=1024)  # many one-offs are due at the same instants
+def _instant(text: str) -> datetime:
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not read the suffix
     if moment.tzinfo is UTC and moment.microsecond % 1000 == 0:
         return moment
     return floor_ms(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))

@@ -27,6 +27,7 @@ from taskiq_sources.breaker import Breaker
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome
@@ -207,7 +208,9 @@ class Dispatcher:
         if not self._senders:
             self._pace.begin(asyncio.get_running_loop().time())
         lease_ends = asked + self._desk.lease.total_seconds()
-        self._senders.put([self.ledger.add(dispatch, lease_ends) for dispatch in taken])
+        with collector_waits():
+            held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
+        self._senders.put(held)
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
@@ -243,7 +246,8 @@ class Dispatcher:
         now = await self._clock.now()
         batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
         settled = [held for held in batch if not held.lost]
-        outcomes = [self.outcome_of(held, now) for held in settled]
+        with collector_waits():
+            outcomes = [self.outcome_of(held, now) for held in settled]
         pause = _FIRST_PAUSE
         while outcomes:
             try:

@@ -33,7 +33,7 @@ FIRST_RETRY = timedelta(seconds=1)
 LAST_RETRY = timedelta(seconds=60)
 
 #: Namespace of the deterministic task ids; chosen once, never to be changed, or a re-send would get another id.
-_TASK_ID_NAMESPACE = uuid.UUID("6f1b2f0e-6a0b-5d6c-9e55-2b7c1a5d9f43")
+_TASK_ID_NAMESPACE = uuid.UUID("6f1b2f0e-6a0b-5d6c-9e55-2b7c1a5d9f43").bytes
 
 #: The digit that holds the variant of a UUID, by what the digest has there (RFC 9562 section 4.1).
 _VARIANTS = {digit: f"{int(digit, 16) & 0x3 | 0x8:x}" for digit in "0123456789abcdef"}
@@ -207,8 +207,8 @@ def retry_delay(occurrence: str, attempt: int) -> timedelta:
 
 def task_id_of(occurrence: str) -> str:
     """Return the ``task_id`` of an occurrence: the same for every re-send, different for every occurrence."""
-    # uuid.uuid5(_TASK_ID_NAMESPACE, occurrence), without making the object: this is done for every send.
-    text = hashlib.sha1(_TASK_ID_NAMESPACE.bytes + occurrence.encode(), usedforsecurity=False).hexdigest()
+    # As uuid.uuid5 does it, without making the object: this is done for every send.
+    text = hashlib.sha1(_TASK_ID_NAMESPACE + occurrence.encode(), usedforsecurity=False).hexdigest()
     variant = _VARIANTS[text[16]]
     return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar
 from taskiq_sources import errors
 from taskiq_sources.backends import WHEN, SessionStore, changed_fields, check_durations, portions, together
 from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources_redis import records
 from taskiq_sources_redis.records import Part
@@ -138,14 +139,16 @@ class RedisStore(SessionStore[Server]):
         while (wanted := min(limit - len(taken), BATCH)) > 0:
             before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
             answers = await together([self._session.run("claim", keys, *window, wanted, *mark, given) for keys, given in chosen])
-            more = [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
+            with collector_waits():
+                more = [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
             taken += more
             # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
             if (not more and chosen == before) or not chosen or (len(places) == 1 and len(more) < wanted):
                 break
         if len(places) > 1 or ids is not None:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))
-        return [Claim(schedule=schedule, token=token, claimed_at=now, lease_until=until) for schedule in taken]
+        with collector_waits():
+            return [Claim(schedule=schedule, token=token, claimed_at=now, lease_until=until) for schedule in taken]
 
     async def _oldest(self, places: Sequence[Place], window: tuple[int, int], limit: int) -> list[Place]:
         """Return the oldest of what may be claimed in several places."""

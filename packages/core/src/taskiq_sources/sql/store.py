@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from taskiq_sources.backends import SessionStore, changed_fields
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
+from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.sql import rows
 from taskiq_sources.sql.rows import Row
@@ -135,14 +136,21 @@ class SQLStore(SessionStore[SessionT]):
             taken = await self._run("claim", rows.instants(values))
         else:
             taken = await self._run("claim_ids", {**rows.instants(values), "ids": list(ids)})
-        return [Claim(schedule=rows.schedule_from_row(row), token=row[-1], claimed_at=now, lease_until=until) for row in taken]
+        with collector_waits():
+            schedules = map(rows.schedule_from_row, taken)
+            return [
+                Claim(schedule=schedule, token=row[-1], claimed_at=now, lease_until=until)
+                for schedule, row in zip(schedules, taken, strict=True)
+            ]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         held = await self._run("renew", {**rows.lease_columns(claims), "until": to_ms(until)})
         return frozenset(row[0] for row in held)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        [row] = await self._run("settle", rows.outcome_columns(outcomes))
+        with collector_waits():
+            columns = rows.outcome_columns(outcomes)
+        [row] = await self._run("settle", columns)
         return frozenset(row[0])
 
     async def next_due(self, now: datetime) -> datetime | None:
