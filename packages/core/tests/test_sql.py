@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
 from taskiq_sources.sql import Statements, load_migrations, read_sql
-from taskiq_sources.sql.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
 
 TEXT = """-- What stands before the first block is a comment.
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taskiq_sources.models import RunQuery, ScheduleQuery
-from taskiq_sources.sql import rows
+from taskiq_sources.sql import columns
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
 from taskiq_sources_postgres import PostgresStore
 
@@ -103,7 +103,7 @@ async def test_a_burst_is_looked_up_too_before_anybody_has_counted_it(place: Any
     await store.open()
     await store.put([_schedule(number) for number in range(5_000)])
     claims = await take(store, limit=_IN_FLIGHT)
-    values = rows.outcome_columns([outcome(claim, runs=(run(claim.schedule.id),)) for claim in claims])
+    values = columns.outcome_columns([outcome(claim, runs=(run(claim.schedule.id),)) for claim in claims])
 
     for name, given in {"settle": values, "claim": {**_LEASE, "limit": 100}}.items():
         plan = await _explain(store, "auto", name, given, ())
@@ -117,9 +117,9 @@ async def test_settles_and_renewals_look_up_what_they_are_given(store: PostgresS
     claims = await take(store, limit=100)
     outcomes = [outcome(claim, finished=n % 2 == 0, runs=(run(f"{n}"),)) for n, claim in enumerate(claims)]
     for name, values in {
-        "settle": rows.outcome_columns(outcomes),
-        "renew": {**rows.lease_columns(claims), "until": NOW},
-        "put": {**rows.schedule_columns([claim.schedule for claim in claims]), "replace": True},
+        "settle": columns.outcome_columns(outcomes),
+        "renew": {**columns.lease_columns(claims), "until": NOW},
+        "put": {**columns.schedule_columns([claim.schedule for claim in claims]), "replace": True},
     }.items():
         plan = await _explain(store, mode, name, values, ())
 
@@ -142,7 +142,7 @@ async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:
         return row[0], row[1]
 
     async def claim_and_count(connection: Any) -> tuple[int, int]:
-        sql, arguments = store.bind("claim_ids", {**rows.instants(_LEASE), "ids": scattered, "limit": 200})
+        sql, arguments = store.bind("claim_ids", {**columns.instants(_LEASE), "ids": scattered, "limit": 200})
         async with connection.transaction():
             before = await updates(connection)
             await connection.fetch(sql, *arguments)
@@ -191,7 +191,7 @@ def _schedule(number: int) -> Any:
 
 async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> Any:
     """Run a statement, undo it, and return its plan with the number of rows of each step."""
-    sql, arguments = store.bind(name, rows.instants(values), conditions)
+    sql, arguments = store.bind(name, columns.instants(values), conditions)
 
     async def work(connection: Any) -> dict[str, Any]:
         transaction = connection.transaction()

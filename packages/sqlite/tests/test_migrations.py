@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from taskiq_sources.errors import SchemaVersionError
+from taskiq_sources.rows import schedule_from_row
 from taskiq_sources.sql import Migration
-from taskiq_sources.sql.rows import schedule_columns, schedule_from_row
+from taskiq_sources.sql.columns import schedule_columns
 from taskiq_sources_conformance.build import schedule
 from taskiq_sources_sqlite import SQLiteStore
 from taskiq_sources_sqlite.operations import run

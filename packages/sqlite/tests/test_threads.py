@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from taskiq_sources.sql.rows import schedule_columns
+from taskiq_sources.sql.columns import schedule_columns
 from taskiq_sources_conformance.build import TIMEOUT, listed, schedule
 from taskiq_sources_sqlite import SQLiteStore
 from taskiq_sources_sqlite.operations import run

@@ -145,6 +145,7 @@ def floor_ms(moment: datetime) -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def to_ms(moment: datetime) -> int:
     """Return milliseconds since the Unix epoch, exactly (no floating point)."""
     return (moment - EPOCH) // MILLISECOND

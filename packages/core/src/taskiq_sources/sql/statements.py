@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, NamedTuple
 
-from taskiq_sources.sql.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
+from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
 
 _BLOCK = re.compile(r"^-- name: (\S+)\n-- .*\n(?:-- .*\n)*", re.MULTILINE)  # a name, and its purpose in one line or more
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)\b")  # and not ::text

@@ -14,8 +14,9 @@ from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
-from taskiq_sources.sql import rows
-from taskiq_sources.sql.rows import Row
+from taskiq_sources.rows import run_from_row, schedule_from_row
+from taskiq_sources.sql import columns
+from taskiq_sources.sql.columns import Row
 
 
 class Session(Protocol):
@@ -82,11 +83,11 @@ class SQLStore(SessionStore[SessionT]):
     # -- definitions ---------------------------------------------------------------------------------------------------------
 
     async def put(self, schedules: Sequence[StoredSchedule], *, replace: bool = True) -> frozenset[str]:
-        [row] = await self._run("put", {**rows.schedule_columns(schedules), "replace": replace})
+        [row] = await self._run("put", {**columns.schedule_columns(schedules), "replace": replace})
         return frozenset(schedule.id for schedule in schedules).difference(row[0])
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        found = map(rows.schedule_from_row, await self._run("get", {"ids": list(ids)}, repeatable=True))
+        found = map(schedule_from_row, await self._run("get", {"ids": list(ids)}, repeatable=True))
         return {schedule.id: schedule for schedule in found}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
@@ -95,8 +96,8 @@ class SQLStore(SessionStore[SessionT]):
         for name, wanted in (("paused", query.paused), ("quarantined", query.quarantined)):
             if wanted is not None:
                 conditions.append(name if wanted else f"not_{name}")
-        found = await self._run("page", {**rows.instants(values), "limit": limit}, conditions, repeatable=True)
-        return [rows.schedule_from_row(row) for row in found]
+        found = await self._run("page", {**columns.instants(values), "limit": limit}, conditions, repeatable=True)
+        return [schedule_from_row(row) for row in found]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
         [row] = await self._run("delete", {"ids": list(ids)})
@@ -109,14 +110,14 @@ class SQLStore(SessionStore[SessionT]):
         *,
         expected_revision: int | None = None,
     ) -> StoredSchedule:
-        values = {**rows.changes_values(changed_fields(changes)), "id": id, "expected_revision": expected_revision}
+        values = {**columns.changes_values(changed_fields(changes)), "id": id, "expected_revision": expected_revision}
         found = await self._run("update", values)
         if not found:
             raise ScheduleNotFoundError(id)
         revision, *edited = found[0]
         if expected_revision not in {None, revision}:
             raise RevisionConflictError(id, expected_revision, revision)
-        return rows.schedule_from_row(edited)
+        return schedule_from_row(edited)
 
     # -- dispatch ------------------------------------------------------------------------------------------------------------
 
@@ -133,24 +134,24 @@ class SQLStore(SessionStore[SessionT]):
         until = now + lease
         values = {"now": now, "horizon": now + early, "claimant": claimant, "lease_until": until, "limit": limit}
         if ids is None:
-            taken = await self._run("claim", rows.instants(values))
+            taken = await self._run("claim", columns.instants(values))
         else:
-            taken = await self._run("claim_ids", {**rows.instants(values), "ids": list(ids)})
+            taken = await self._run("claim_ids", {**columns.instants(values), "ids": list(ids)})
         with collector_waits():
-            schedules = map(rows.schedule_from_row, taken)
+            schedules = map(schedule_from_row, taken)
             return [
                 Claim(schedule=schedule, token=row[-1], claimed_at=now, lease_until=until)
                 for schedule, row in zip(schedules, taken, strict=True)
             ]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
-        held = await self._run("renew", {**rows.lease_columns(claims), "until": to_ms(until)})
+        held = await self._run("renew", {**columns.lease_columns(claims), "until": to_ms(until)})
         return frozenset(row[0] for row in held)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         with collector_waits():
-            columns = rows.outcome_columns(outcomes)
-        [row] = await self._run("settle", columns)
+            values = columns.outcome_columns(outcomes)
+        [row] = await self._run("settle", values)
         return frozenset(row[0])
 
     async def next_due(self, now: datetime) -> datetime | None:
@@ -169,8 +170,8 @@ class SQLStore(SessionStore[SessionT]):
         if after is not None:
             conditions.append("after")
             values |= {"after_recorded_at": after.recorded_at, "after_occurrence_id": after.occurrence_id}
-        found = await self._run("runs", {**rows.instants(values), "limit": limit}, conditions, repeatable=True)
-        return [rows.run_from_row(row) for row in found]
+        found = await self._run("runs", {**columns.instants(values), "limit": limit}, conditions, repeatable=True)
+        return [run_from_row(row) for row in found]
 
     async def prune_runs(self, *, before: datetime, keep: int) -> int:
         # The oldest rows go, either up to an instant or up to the newest that is one too many: whichever leaves less.

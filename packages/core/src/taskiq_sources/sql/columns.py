@@ -1,4 +1,4 @@
-"""Translates between the contract's dataclasses and columns. No SQL, no I/O.
+"""Translates the contract's dataclasses to columns. No SQL, no I/O.
 
 Instants are whole milliseconds since the Unix epoch, on every database: drivers take several times as long for a datetime as for
 a number, and a batch has thousands. Everything else is what it is in Python.
@@ -11,13 +11,11 @@ from dataclasses import fields
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from taskiq_sources.clock import from_ms, to_ms
-from taskiq_sources.models import Claim, Outcome, Run, ScheduleChanges, StoredSchedule
-
-SCHEDULE_COLUMNS: Final = tuple(field.name for field in fields(StoredSchedule))
-RUN_COLUMNS: Final = tuple(field.name for field in fields(Run))
+from taskiq_sources.clock import to_ms
+from taskiq_sources.models import Claim, Outcome, ScheduleChanges, StoredSchedule
+from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
 
 #: What a new schedule begins with, whatever the given one says, is not passed.
 _PUT = {name: name for name in SCHEDULE_COLUMNS if name not in {"revision", "timing_revision", "claimant", "lease_until"}}
@@ -38,61 +36,6 @@ class Row(Protocol):
     def __getitem__(self, position: int, /) -> Any: ...
 
     def __iter__(self) -> Iterator[Any]: ...
-
-
-def schedule_from_row(row: Iterable[Any]) -> StoredSchedule:
-    """Return the schedule of a row that begins with ``{columns}``."""
-    (
-        schedule_id,
-        task_name,
-        document,
-        timing,
-        scheduled_for,
-        next_run_at,
-        anchor,
-        created_at,
-        updated_at,
-        owner,
-        coalesced,
-        attempt,
-        run_count,
-        paused,
-        quarantined,
-        last_error,
-        revision,
-        timing_revision,
-        claimant,
-        lease_until,
-        *_,
-    ) = row
-    return StoredSchedule(
-        id=schedule_id,
-        task_name=task_name,
-        document=document,
-        timing=timing,
-        scheduled_for=None if scheduled_for is None else from_ms(scheduled_for),
-        next_run_at=None if next_run_at is None else from_ms(next_run_at),
-        anchor=from_ms(anchor),
-        created_at=from_ms(created_at),
-        updated_at=from_ms(updated_at),
-        owner=owner,
-        coalesced=coalesced,
-        attempt=attempt,
-        run_count=run_count,
-        paused=bool(paused),
-        quarantined=bool(quarantined),
-        last_error=last_error,
-        revision=revision,
-        timing_revision=timing_revision,
-        claimant=claimant,
-        lease_until=None if lease_until is None else from_ms(lease_until),
-    )
-
-
-def run_from_row(row: Iterable[Any]) -> Run:
-    """Return the history row of a row of ``{run_columns}``."""
-    values = dict(zip(RUN_COLUMNS, row, strict=True))
-    return Run(**{**values, "scheduled_for": from_ms(values["scheduled_for"]), "recorded_at": from_ms(values["recorded_at"])})
 
 
 def schedule_columns(schedules: Sequence[StoredSchedule]) -> dict[str, list[Any]]:
