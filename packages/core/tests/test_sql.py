@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
-from taskiq_sources.sql import Statements, load_migrations, read_sql
+from taskiq_sources.sql import Statements, load_migrations, read_sql, split_script
 
 TEXT = """-- What stands before the first block is a comment.
 
@@ -118,3 +118,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     return folder
+
+
+def test_a_script_is_split_where_statements_end_and_not_inside_triggers() -> None:
+    trigger = "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n    DELETE FROM a;\n    DELETE FROM b;\nEND;"
+
+    assert list(split_script(f"CREATE TABLE a (x);\n{trigger}\n-- the end\n")) == ["CREATE TABLE a (x);", trigger]
+
+
+def test_a_script_without_its_last_semicolon_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no semicolon.*CREATE TABLE b"):
+        list(split_script("CREATE TABLE a (x);\nCREATE TABLE b (x)\n"))

@@ -16,7 +16,7 @@ from taskiq_sources.sql.columns import schedule_columns
 from taskiq_sources_conformance.build import schedule
 from taskiq_sources_sqlite import SQLiteStore
 from taskiq_sources_sqlite.operations import run
-from taskiq_sources_sqlite.schema import MIGRATIONS, migrate, split_script
+from taskiq_sources_sqlite.schema import MIGRATIONS, migrate
 
 pytestmark = pytest.mark.anyio
 
@@ -49,12 +49,12 @@ def test_a_migrated_file_is_left_as_it_is(database: sqlite3.Connection, path: Pa
 
 
 def test_an_older_file_gets_what_it_lacks_and_keeps_its_schedules(database: sqlite3.Connection, path: Path) -> None:
-    run(database, "put", {**schedule_columns([schedule("kept", document="mine")]), "replace": True})
+    run(database, [("put", {**schedule_columns([schedule("kept", document="mine")]), "replace": True}, ())])
 
     migrate(database, str(path), [*MIGRATIONS, NEXT])
 
     assert applied(database)[-1] == (NEWER, NEXT.name)
-    assert schedule_from_row(run(database, "get", {"ids": ["kept"]})[0]).document == "mine"
+    assert schedule_from_row(run(database, [("get", {"ids": ["kept"]}, ())])[0][0]).document == "mine"
 
 
 def test_a_migration_that_fails_changes_nothing(database: sqlite3.Connection, path: Path) -> None:
@@ -80,14 +80,3 @@ async def test_a_newer_file_is_refused_byte_for_byte_unchanged(store: SQLiteStor
         await store.open()
 
     assert path.read_bytes() == before
-
-
-def test_a_script_is_split_where_statements_end_and_not_inside_triggers() -> None:
-    trigger = "CREATE TRIGGER t AFTER INSERT ON a BEGIN\n    DELETE FROM a;\n    DELETE FROM b;\nEND;"
-
-    assert list(split_script(f"CREATE TABLE a (x);\n{trigger}\n-- the end\n")) == ["CREATE TABLE a (x);", trigger]
-
-
-def test_a_script_without_its_last_semicolon_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no semicolon.*CREATE TABLE b"):
-        list(split_script("CREATE TABLE a (x);\nCREATE TABLE b (x)\n"))

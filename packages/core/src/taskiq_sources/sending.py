@@ -17,7 +17,7 @@ from taskiq_sources.tasking import end, uncancel
 #: Sends one occurrence; returns False if the application cancelled it.
 Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
 
-_SLICE = 0.001  # seconds that a worker may keep event loop and interpreter when the broker never makes it wait: threads need both
+_SLICE = 0.0005  # seconds that a worker may keep event loop and interpreter when no broker makes it wait; threads need both
 _WATCHDOG_INTERVAL = 0.25
 
 

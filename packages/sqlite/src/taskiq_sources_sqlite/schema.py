@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from taskiq_sources.backends import check_schema_version
 from taskiq_sources.errors import BackendVersionError, SourceConnectionError
-from taskiq_sources.sql import Migration, load_migrations
+from taskiq_sources.sql import Migration, load_migrations, split_script
 from taskiq_sources_sqlite.errors import is_locked
 from taskiq_sources_sqlite.operations import execute, write_transaction
 
@@ -79,24 +79,6 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
             for statement in split_script(migration.script):
                 connection.execute(statement)
             execute(connection, "migrated", {"version": version, "name": migration.name})
-
-
-def split_script(script: str) -> Iterator[str]:
-    """Yield the statements of `script`; each ends at the end of a line.
-
-    ``Connection.executescript`` would do, but it commits the transaction it is called in.
-
-    Raises:
-        ValueError: The last statement does not end.
-    """
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement.strip()
-            statement = ""
-    if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
-        raise ValueError(f"the last SQL statement has no semicolon: {statement.strip()!r}")
 
 
 def retry_while_locked(work: Callable[[], None], patience: float) -> None:

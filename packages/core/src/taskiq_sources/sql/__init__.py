@@ -4,7 +4,7 @@ A backend brings its SQL (``sql/queries.sql``, ``migrations/``), a connection, a
 dialect or a driver.
 """
 
-from taskiq_sources.sql.statements import Migration, Statements, load_migrations, read_sql
+from taskiq_sources.sql.statements import Migration, Statements, load_migrations, read_sql, split_script
 from taskiq_sources.sql.store import SQLStore
 
-__all__ = ["Migration", "SQLStore", "Statements", "load_migrations", "read_sql"]
+__all__ = ["Migration", "SQLStore", "Statements", "load_migrations", "read_sql", "split_script"]

@@ -6,6 +6,7 @@ This module knows their form, not their meaning.
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -106,3 +107,21 @@ def load_migrations(package: str) -> tuple[Migration, ...]:
 def read_sql(package: str, path: str) -> str:
     """Return the text of a file that is shipped with `package`."""
     return files(package).joinpath(path).read_text(encoding="utf-8")
+
+
+def split_script(script: str) -> Iterator[str]:
+    """Yield the statements of `script`, for drivers that take one at a time. Each ends at the end of a line.
+
+    SQLite's tokenizer says where: it knows quotes, comments and triggers.
+
+    Raises:
+        ValueError: The last statement does not end.
+    """
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement.strip()
+            statement = ""
+    if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
+        raise ValueError(f"the last SQL statement has no semicolon: {statement.strip()!r}")
