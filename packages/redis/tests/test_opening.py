@@ -128,37 +128,37 @@ async def test_tls(certificate: Path) -> None:
 # -- what is checked -------------------------------------------------------------------------------------------------------------
 
 
-async def test_another_number_of_shards_is_refused(place: dict[str, Any]) -> None:
-    first = RedisStore(**place)
+async def test_another_number_of_shards_is_refused(place: Any) -> None:
+    first = place.store()
     await first.open()
     await first.close()
-    store = RedisStore(**{**place, "shards": 4})
+    store = place.store(shards=4)
 
     with pytest.raises(ScheduleValidationError, match="spread over 1"):
         await store.open()
 
 
 @pytest.mark.parametrize(("version", "advice"), [(3, "upgrade"), (1, "another prefix")])
-async def test_another_layout_is_refused_and_left_alone(url: str, place: dict[str, Any], version: int, advice: str) -> None:
-    first = RedisStore(**place)
+async def test_another_layout_is_refused_and_left_alone(place: Any, version: int, advice: str) -> None:
+    first = place.store()
     await first.open()
     await first.put([schedule()])
     meta = first._shards.keys[0][-1]
-    async with Redis.from_url(url) as client:
+    async with Redis.from_url(place.url) as client:
         await client.hset(meta, "version", version)
         with pytest.raises(SchemaVersionError, match=advice):
-            await RedisStore(**place).open()
+            await place.store().open()
         assert await client.hget(meta, "version") == str(version).encode()
         await client.hset(meta, "version", 2)
     assert await listed(first) == ["a"]
     await first.close()
 
 
-async def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, place: dict[str, Any]) -> None:
+async def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, place: Any) -> None:
     """No server older than 6.2 is to be had: every one is when a newer one is asked for."""
     monkeypatch.setattr("taskiq_sources_redis.store._OLDEST_SERVER", "100.0")
     with pytest.raises(BackendVersionError, match=r"is version \d+\.\d+\.\d+; 100\.0 or later is needed"):
-        await RedisStore(**place).open()
+        await place.store().open()
 
 
 @pytest.mark.parametrize(
