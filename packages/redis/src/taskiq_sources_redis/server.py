@@ -28,10 +28,10 @@ from taskiq_sources.errors import ScheduleValidationError, redact_url
 from taskiq_sources.listening import Listeners
 
 #: By scheme, what may stand behind the host: a database, where one can be chosen.
-_PATHS = {"redis": r"\d*", "rediss": r"\d*", "unix": ".*", "redis+sentinel": r"[^/]+(/\d*)?", "redis+cluster": ".*"}
+_PATHS = {"redis": r"\d*", "rediss": r"\d*", "unix": ".*", "redis+sentinel": r"[^/]+(/\d*)?", "redis+cluster": "0?"}
 _FORMS = (
     "use redis://host:port/db, rediss://host:port/db, unix:///path?db=0, redis+sentinel://host:port,host:port/service/db "
-    "or redis+cluster://host:port,host:port; credentials as user:password@"
+    "or redis+cluster://host:port,host:port, which has database 0 alone; credentials as user:password@"
 )
 _MOST_CALLS = 32  # at once; more wait, so that a burst does not open a connection for each
 _IDLE_SECONDS = 15.0  # after so long without news, a subscription is asked whether it is still there
@@ -180,8 +180,12 @@ def _client(url: str | None, client: Any, timeout: timedelta, options: Mapping[s
             cluster = _driver.RedisCluster(startup_nodes=nodes, **{**once, **options, **_said(address)})
             return cluster, [cluster]
         client = _driver.Redis.from_url(url, **{**once, **options})
-    except (KeyError, TypeError, ValueError):  # whose texts may quote the part of the URL that holds the password
-        raise ScheduleValidationError("url", redact_url(url), _FORMS) from None
+        _own_connection(client.connection_pool)  # only now it is seen whether there are such options
+    except (KeyError, TypeError, ValueError, redis.RedisError, redis.exceptions.RedisClusterException) as error:
+        # Its text is not shown, which may quote the part of the URL that holds the password.
+        unknown = next((name for name in (*address.options, *options) if re.search(rf"\b{re.escape(name)}\b", str(error))), None)
+        problem = _FORMS if unknown is None else f"the client takes no option {unknown!r}, or not with this value; {_FORMS}"
+        raise ScheduleValidationError("url", redact_url(url), problem) from None
     return client, [client]
 
 
@@ -201,6 +205,7 @@ def _behind_sentinel(address: Address, once: Mapping[str, Any], options: Mapping
     settings = {**once, **options, "db": int(database or 0), **_said(address)}
     sentinel = _driver.Sentinel(address.servers(26379), sentinel_kwargs={**once, **settings.pop("sentinel_kwargs", {})})
     client = sentinel.master_for(service, **settings)
+    _own_connection(client.connection_pool)  # as in _client()
     return client, [client, *sentinel.sentinels]
 
 
