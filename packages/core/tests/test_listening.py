@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -64,6 +65,39 @@ async def test_silence_is_checked() -> None:
 
     with pytest.raises(ConnectionError, match="no answer"):
         await anext(changes)
+
+
+async def test_news_that_have_to_be_asked_for_are_followed() -> None:
+    """Each item is news, what is raised is the loss, and the end of the subscription is the end of asking."""
+    asked: asyncio.Queue[object] = asyncio.Queue()
+    ended = asyncio.Event()
+
+    async def news() -> AsyncIterator[object]:
+        try:
+            while True:
+                item = await asked.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            ended.set()
+
+    listener, lost = Listener(), Listener()
+    changes, lost_changes = listener.changes(), lost.changes()
+    listener.follow(news())
+    await anext(changes)
+    await anext(lost_changes)
+
+    asked.put_nowait("something")
+    await asyncio.wait_for(anext(changes), 10)
+    await listener.end()
+    assert ended.is_set()
+
+    lost.follow(news())
+    asked.put_nowait(ConnectionError("gone"))
+    with pytest.raises(ConnectionError, match="gone"):
+        await asyncio.wait_for(anext(lost_changes), 10)
+    await lost.end()
 
 
 async def test_closing_ends_what_listens_and_what_is_to_come() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from taskiq_sources.backends import portions
 from taskiq_sources.models import RunQuery, ScheduleQuery
 from taskiq_sources_conformance.build import LEASE, MS, NOW, at, outcome, record, run, schedule, take
 from taskiq_sources_conformance.servers import RedisServer, ServerUnavailable, start_redis
@@ -108,3 +109,24 @@ async def test_cost_follows_what_is_returned(server: RedisServer, stores: list[R
     assert few is not None
     assert many is not None
     assert many < few * GROWTH + NOISE
+
+
+async def test_a_listing_asks_for_what_it_still_lacks(server: RedisServer) -> None:
+    """Where one in a thousand matches, and a call looks at 5,000, it takes two calls to find seven."""
+    store = RedisStore(server.url, prefix="sparse")
+    await store.open()
+    await store.put([schedule(f"{one:05}", quarantined=one % 1_000 > 0) for one in range(20_000)])
+    rows = [run(f"{one:05}", recorded_at=at(ms=-one), status="failed" if one % 1_000 else "sent") for one in range(20_000)]
+    for some in portions(rows, 1_000):
+        await record(store, *some)
+    assert await store.page(ScheduleQuery(), limit=1)  # so that the scripts are there
+    assert await store.runs(RunQuery(), limit=1)
+    wanted = [f"{one:05}" for one in range(0, 7_000, 1_000)]
+
+    server.command("CONFIG", "RESETSTAT")
+    assert [one.id for one in await store.page(ScheduleQuery(quarantined=False), limit=7)] == wanted
+    assert [one.occurrence_id for one in await store.runs(RunQuery(status="sent"), limit=7)] == wanted
+    told = server.command("INFO", "commandstats")
+    await store.close()
+
+    assert re.findall(r"cmdstat_eval\w*:calls=(\d+)", told) == ["4"]

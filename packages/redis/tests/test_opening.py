@@ -57,6 +57,44 @@ def test_a_url_that_is_not_valid_is_refused_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("redis://localhost/0?password=s3cr3t&socket_timeuot=3", "socket_timeuot"),
+        ("redis://localhost/0?socket_timeout=soon&password=s3cr3t", "socket_timeout"),
+        ("redis://:s3cr3t@localhost/0?protocol=9", "protocol"),
+        ("rediss://:s3cr3t@localhost/0?ssl=true", "ssl"),
+        ("unix://:s3cr3t@/run/redis.sock?socket_timeuot=3", "socket_timeuot"),
+        ("redis+sentinel://:s3cr3t@localhost:26379/orders/0?socket_timeuot=3", "socket_timeuot"),
+        ("redis+cluster://:s3cr3t@localhost:7000?socket_timeuot=3", "socket_timeuot"),
+        ("redis+cluster://:s3cr3t@localhost:7000?db=3", "db"),
+    ],
+)
+def test_an_option_that_the_client_does_not_take_is_named(url: str, option: str) -> None:
+    with pytest.raises(ScheduleValidationError, match=f"takes no option '{option}'.*use redis://") as caught:
+        RedisScheduleSource(url)
+
+    assert "s3cr3t" not in f"{caught.value} {caught.value.__cause__!r}"
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("place", ["redis://localhost/0", "redis+sentinel://localhost/orders", "redis+cluster://localhost"])
+def test_a_client_option_that_there_is_not_is_named(place: str) -> None:
+    with pytest.raises(ScheduleValidationError, match="takes no option 'pasword'") as caught:
+        RedisScheduleSource(place, client_options={"pasword": "s3cr3t"})
+
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("database", ["3", "00", "0/", "orders"])
+def test_a_cluster_has_no_database_but_0(database: str) -> None:
+    with pytest.raises(ScheduleValidationError, match=f"behind the host stands '{database}'.*database 0 alone") as caught:
+        RedisScheduleSource(f"redis+cluster://:s3cr3t@localhost:7000,localhost:7001/{database}")
+
+    assert "s3cr3t" not in str(caught.value)
+    assert RedisScheduleSource("redis+cluster://localhost:7000/0")
+
+
+@pytest.mark.parametrize(
     ("arguments", "field"),
     [
         ({}, "url"),
@@ -128,37 +166,37 @@ async def test_tls(certificate: Path) -> None:
 # -- what is checked -------------------------------------------------------------------------------------------------------------
 
 
-async def test_another_number_of_shards_is_refused(place: dict[str, Any]) -> None:
-    first = RedisStore(**place)
+async def test_another_number_of_shards_is_refused(place: Any) -> None:
+    first = place.store()
     await first.open()
     await first.close()
-    store = RedisStore(**{**place, "shards": 4})
+    store = place.store(shards=4)
 
     with pytest.raises(ScheduleValidationError, match="spread over 1"):
         await store.open()
 
 
 @pytest.mark.parametrize(("version", "advice"), [(3, "upgrade"), (1, "another prefix")])
-async def test_another_layout_is_refused_and_left_alone(url: str, place: dict[str, Any], version: int, advice: str) -> None:
-    first = RedisStore(**place)
+async def test_another_layout_is_refused_and_left_alone(place: Any, version: int, advice: str) -> None:
+    first = place.store()
     await first.open()
     await first.put([schedule()])
     meta = first._shards.keys[0][-1]
-    async with Redis.from_url(url) as client:
+    async with Redis.from_url(place.url) as client:
         await client.hset(meta, "version", version)
         with pytest.raises(SchemaVersionError, match=advice):
-            await RedisStore(**place).open()
+            await place.store().open()
         assert await client.hget(meta, "version") == str(version).encode()
         await client.hset(meta, "version", 2)
     assert await listed(first) == ["a"]
     await first.close()
 
 
-async def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, place: dict[str, Any]) -> None:
+async def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, place: Any) -> None:
     """No server older than 6.2 is to be had: every one is when a newer one is asked for."""
     monkeypatch.setattr("taskiq_sources_redis.store._OLDEST_SERVER", "100.0")
     with pytest.raises(BackendVersionError, match=r"is version \d+\.\d+\.\d+; 100\.0 or later is needed"):
-        await RedisStore(**place).open()
+        await place.store().open()
 
 
 @pytest.mark.parametrize(

@@ -4,41 +4,59 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import fields
 from datetime import timedelta
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from taskiq_sources.errors import ScheduleValidationError, SchemaVersionError, SourceClosedError
+from taskiq_sources.errors import (
+    RevisionConflictError,
+    ScheduleNotFoundError,
+    ScheduleValidationError,
+    SchemaVersionError,
+    SourceClosedError,
+)
 from taskiq_sources.models import UNSET, ScheduleChanges
 from taskiq_sources.store import ScheduleStore
 
 T = TypeVar("T")
-SessionT = TypeVar("SessionT")
 
 #: Editing one of these is an edit of *when*.
 WHEN: Final = frozenset({"timing", "scheduled_for", "next_run_at"})
 
 
+class Session(Protocol):
+    """What a store works with from `SessionStore.open` to `SessionStore.close`."""
+
+    async def close(self) -> None:
+        """Free what it holds, however far it came."""
+
+
+SessionT = TypeVar("SessionT", bound=Session)
+
+
 class SessionStore(ScheduleStore, Generic[SessionT]):
     """A store that works with a session, such as a pool of connections, from `open` to `close`."""
+
+    #: Makes a session, which has not been used yet. For `_begin`.
+    _new_session: Callable[[], SessionT]
 
     def __init__(self) -> None:
         self._opened: SessionT | None = None
         self._switching = asyncio.Lock()  # held while it is opened or closed
 
-    @abstractmethod
     def _begin(self) -> SessionT:
-        """Return a new session that has not been used yet."""
+        """Return a new session; overridden by those that have more to do for it than to make it."""
+        return self._new_session()
 
     @abstractmethod
     async def _prepare(self, session: SessionT) -> None:
         """Connect, check the server, and make or migrate the schema."""
 
-    @abstractmethod
     async def _end(self, session: SessionT) -> None:
         """End a session, however far it came."""
+        await session.close()
 
     async def open(self) -> None:
         """Begin a session, unless there is one."""
@@ -88,6 +106,37 @@ def check_durations(**durations: object) -> None:
             raise ScheduleValidationError(name, value, "use a timedelta longer than 0")
 
 
+def check_either(**arguments: object) -> None:
+    """Refuse anything but one of several arguments that stand for each other. None is none.
+
+    Raises:
+        ScheduleValidationError: It names the arguments, and shows no value: some are URLs with a password.
+    """
+    given = [name for name, value in arguments.items() if value is not None]
+    if len(given) != 1:
+        first, *_ = given or arguments
+        wanted = " or ".join(f"a {name}" for name in arguments)
+        raise ScheduleValidationError(first, "…" if given else None, f"give either {wanted}")
+
+
+def check_revision(schedule_id: str, found: int | None, expected: int | None) -> None:
+    """Refuse to edit a schedule that is not there, or is at another revision than it should be.
+
+    Args:
+        schedule_id: The schedule.
+        found: Its revision; None if there is no such schedule.
+        expected: The revision that the edit is for; None for any.
+
+    Raises:
+        ScheduleNotFoundError: There is no such schedule.
+        RevisionConflictError: It is at another revision.
+    """
+    if found is None:
+        raise ScheduleNotFoundError(schedule_id)
+    if expected is not None and expected != found:
+        raise RevisionConflictError(schedule_id, expected, found)
+
+
 def check_schema_version(found: int, known: int, *, where: str, package: str) -> None:
     """Refuse what a newer release has made.
 
@@ -107,19 +156,30 @@ def check_schema_version(found: int, known: int, *, where: str, package: str) ->
         )
 
 
-def portions(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the values in lists of at most `size`."""
+def portions(values: Iterable[T], size: int | None) -> Iterator[list[T]]:
+    """Yield the values in lists of at most `size`; of None, in one list."""
     remaining = iter(values)
     while portion := list(islice(remaining, size)):
         yield portion
 
 
-async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await all of `calls` at once; raise the first error when all have ended, so that nothing goes on behind one's back."""
-    if len(calls) == 1:
-        return [await calls[0]]
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    errors = [result for result in results if isinstance(result, BaseException)]
-    if errors:
-        raise errors[0]
-    return [result for result in results if not isinstance(result, BaseException)]
+async def together(calls: Iterable[Coroutine[Any, Any, T]], *, at_once: int | None = None) -> list[T]:
+    """Await `calls` and return their results.
+
+    When one fails, its error is raised as soon as those beside it have ended, so that nothing goes on behind one's back. Those
+    that would come after them are not begun.
+
+    Args:
+        calls: The calls; made as they are needed, if this is a generator.
+        at_once: How many go on beside one another; None for all.
+    """
+    results: list[T] = []
+    for some in portions(calls, at_once):
+        if len(some) == 1:
+            results.append(await some[0])
+            continue
+        for result in await asyncio.gather(*some, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            results.append(result)
+    return results

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from taskiq_sources.tasking import event_or_timeout
+from taskiq_sources.tasking import end, event_or_timeout
 
 
 class Listener:
     """One subscription to changes.
 
-    Whoever subscribes puts into `resources` what ends the subscription, and hands `tell` and `lose` to the driver.
+    Whoever subscribes puts into `resources` what ends the subscription, and hands `tell` and `lose` to the driver; or lets it
+    `follow` news that have to be asked for.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,18 @@ class Listener:
         """Say that the subscription was lost: `changes` raises `loss`."""
         self._loss = loss
         self._news.set()
+
+    def follow(self, news: AsyncIterator[object]) -> None:
+        """Read `news` until the subscription ends: `tell` of each item, and `lose` what it raises. It does not end by itself."""
+        following = asyncio.ensure_future(self._follow(news))
+        self.resources.push_async_callback(end, [following])
+
+    async def _follow(self, news: AsyncIterator[object]) -> None:
+        try:
+            async for _ in news:
+                self.tell()
+        except Exception as error:
+            self.lose(error)
 
     async def end(self) -> None:
         """End the subscription, and with it `changes`. Idempotent."""

@@ -5,9 +5,11 @@ Each is made field by field: thousands are read in a burst, and to make a dictio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, Final
+
+from pydantic_core import from_json
 
 from taskiq_sources.clock import from_ms
 from taskiq_sources.models import Run, StoredSchedule
@@ -15,6 +17,12 @@ from taskiq_sources.models import Run, StoredSchedule
 #: The order of values in a row.
 SCHEDULE_COLUMNS: Final = tuple(field.name for field in fields(StoredSchedule))
 RUN_COLUMNS: Final = tuple(field.name for field in fields(Run))
+
+
+def rows_in(text: str | bytes) -> Sequence[Sequence[Any]]:
+    """Return the rows of a JSON array of arrays."""
+    rows: Sequence[Sequence[Any]] = from_json(text)
+    return rows
 
 
 def schedule_from_row(row: Iterable[Any]) -> StoredSchedule:

@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 import asyncpg
 
 from taskiq_sources.addresses import parse_address
-from taskiq_sources.advice import Advice
+from taskiq_sources.advice import Advice, classes_of
 from taskiq_sources.errors import SourceConnectionError
 
 #: Signs of a connection that broke or was refused for the moment. A ValueError of the driver is an argument that we got wrong.
@@ -56,12 +56,9 @@ def raise_named(where: str, error: Exception) -> NoReturn:
         where: What `describe` returns.
         error: What was raised. Its text comes from the server or from this machine, and neither has a password to tell.
     """
-    advice = _ADVICE.of(_signs(error))
-    if advice is None or isinstance(error, SourceConnectionError):
-        raise error
-    raise SourceConnectionError(f"{where} cannot be used: {str(error) or 'it does not answer in time'}; {advice}") from error
+    _ADVICE.raise_named(where, error, _signs(error), cause=error)
 
 
 def _signs(error: BaseException) -> str:
     """Return what an error is known by: its SQLSTATE, or a dash, and the names of its classes, the most special one first."""
-    return " ".join([getattr(error, "sqlstate", None) or "-", *(kind.__name__ for kind in type(error).__mro__)])
+    return f"{getattr(error, 'sqlstate', None) or '-'} {classes_of(error)}"

@@ -7,7 +7,8 @@ from typing import Final
 
 import asyncpg
 
-from taskiq_sources.errors import BackendVersionError, SchemaVersionError, SourceConnectionError
+from taskiq_sources.backends import check_schema_version
+from taskiq_sources.errors import BackendVersionError, SourceConnectionError
 from taskiq_sources.sql import load_migrations, read_sql
 from taskiq_sources_postgres.connections import Connection
 from taskiq_sources_postgres.names import Names
@@ -98,9 +99,6 @@ async def _version(connection: Connection, names: Names, where: str) -> int | No
             "another prefix if the table is not ours, or restore the comment that `python -m taskiq_sources_postgres.ddl` prints",
         )
     version = int(known[1])
-    if version > len(MIGRATIONS):
-        raise SchemaVersionError(
-            f'{where}: the tables in schema "{names.schema}" have version {version}, made by a newer release of '
-            f"taskiq-sources-postgres; this one knows versions up to {len(MIGRATIONS)}: upgrade it",
-        )
+    tables = f'{where}, tables "{names.schema}"."{names.prefix}*",'
+    check_schema_version(version, len(MIGRATIONS), where=tables, package="taskiq-sources-postgres")
     return version

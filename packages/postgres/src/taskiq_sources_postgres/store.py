@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 import asyncpg
 
-from taskiq_sources.backends import check_durations
+from taskiq_sources.backends import check_durations, check_either
 from taskiq_sources.clock import from_ms
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
@@ -77,8 +77,7 @@ class PostgresStore(SQLStore[Database]):
         max_connections: int = 10,
     ) -> None:
         super().__init__()
-        if (dsn is None) == (pool is None):
-            raise ScheduleValidationError("dsn", "…" if dsn else dsn, "give either a dsn or a pool")
+        check_either(dsn=dsn, pool=pool)
         check_durations(connect_timeout=connect_timeout, command_timeout=command_timeout)
         if max_connections < 1:
             raise ScheduleValidationError("max_connections", max_connections, "use at least 1")
@@ -101,15 +100,9 @@ class PostgresStore(SQLStore[Database]):
 
     # -- session -------------------------------------------------------------------------------------------------------------
 
-    def _begin(self) -> Database:
-        return self._new_session()
-
     async def _prepare(self, session: Database) -> None:
         await session.open()
         await session.call(lambda connection: migrate(connection, self._names, self._where))
-
-    async def _end(self, session: Database) -> None:
-        await session.close()
 
     # -- operations ----------------------------------------------------------------------------------------------------------
 

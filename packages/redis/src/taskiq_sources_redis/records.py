@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeAlias
 
-from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.clock import to_ms
 from taskiq_sources.models import Outcome, Run, StoredSchedule
+from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS, rows_in, run_from_row, schedule_from_row
 
 #: What an operation is told of one schedule; the id comes first.
 Part: TypeAlias = Sequence[bytes]
@@ -20,10 +21,11 @@ _DEFINITION = ("anchor", "created_at", "updated_at", "timing", "owner", "task_na
 _SCHEDULE = ("token", "lease_until", "claimant", "paused", "revision", "timing_revision", *_PROGRESS, *_DEFINITION)
 _MESSAGE = ("task_id", "attempt", "coalesced", "claimant", "error")
 _RUN = ("recorded_at", "status", "schedule_id", "task_name", "scheduled_for", *_MESSAGE)
-_INSTANTS = {"lease_until", "next_run_at", "scheduled_for", "anchor", "created_at", "updated_at", "recorded_at"}
 
-_progress_of: Callable[[StoredSchedule | Outcome], tuple[Any, ...]] = attrgetter(*_PROGRESS)
-_definition_of: Callable[[StoredSchedule], tuple[Any, ...]] = attrgetter(*_DEFINITION)
+_schedule_row = itemgetter(*map(("id", "document", *_SCHEDULE).index, SCHEDULE_COLUMNS))
+_run_row = itemgetter(*map(("occurrence_id", *_RUN).index, RUN_COLUMNS))
+_state_of: Callable[[StoredSchedule], tuple[Any, ...]] = attrgetter(*_PROGRESS, *_DEFINITION)
+_result_of: Callable[[Outcome], tuple[Any, ...]] = attrgetter("finished", "release", *_PROGRESS)
 _run_of: Callable[[Run], tuple[Any, ...]] = attrgetter(*_RUN)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n", ":"), default=to_ms).encode  # instants are milliseconds
 
@@ -35,39 +37,34 @@ def pack(*values: object) -> bytes:
 
 def pack_schedules(schedules: Sequence[StoredSchedule]) -> Iterator[Part]:
     """Yield what ``put.lua`` takes for new schedules: without a lease, at their first revision."""
-    packed = _pack_all([(None, None, None, one.paused, 1, 1, *_progress_of(one), *_definition_of(one)) for one in schedules])
+    packed = _pack_all([(None, None, None, one.paused, 1, 1, *_state_of(one)) for one in schedules])
     for schedule, record in zip(schedules, packed, strict=True):
         yield schedule.id.encode(), record, schedule.document.encode()
 
 
 def pack_outcomes(outcomes: Sequence[Outcome]) -> Iterator[Part]:
     """Yield what ``settle.lua`` takes for outcomes."""
-    heads: list[Sequence[object]] = []
-    for outcome in outcomes:
-        what = "finish" if outcome.finished else "release" if outcome.release else "hold"
-        claim = outcome.claim
-        heads.append((len(outcome.runs), claim.token, claim.schedule.revision, what, *_progress_of(outcome)))
+    heads = _pack_all([(len(one.runs), one.claim.token, one.claim.schedule.revision, *_result_of(one)) for one in outcomes])
     rows = iter(_pack_all([_run_of(run) for outcome in outcomes for run in outcome.runs]))
-    for outcome, head in zip(outcomes, _pack_all(heads), strict=True):
+    for outcome, head in zip(outcomes, heads, strict=True):
         part = [outcome.claim.schedule.id.encode(), head]
         for run in outcome.runs:
             part += run.occurrence_id.encode(), next(rows)
         yield part
 
 
-def unpack_schedules(answer: Sequence[bytes]) -> Iterator[StoredSchedule]:
-    """Yield the schedules of an answer: ids, records, documents."""
-    ids, records, documents = answer
-    for schedule_id, fields, document in zip(split(ids), _read(records, _SCHEDULE), split(documents), strict=False):
-        del fields["token"]
-        yield StoredSchedule(id=schedule_id, document=document, **fields)
+def unpack_schedules(answers: Iterable[Sequence[bytes]]) -> Iterator[StoredSchedule]:
+    """Yield the schedules of answers, each of which is ids, records, documents."""
+    for ids, records, documents in answers:
+        for schedule_id, document, values in zip(split(ids), split(documents), rows_in(records), strict=False):
+            yield schedule_from_row(_schedule_row((schedule_id, document, *values)))
 
 
-def unpack_runs(answer: Sequence[bytes]) -> Iterator[Run]:
-    """Yield the history rows of an answer: occurrence ids, rows."""
-    ids, rows = answer
-    for occurrence_id, fields in zip(split(ids), _read(rows, _RUN), strict=False):
-        yield Run(occurrence_id=occurrence_id, **fields)
+def unpack_runs(answers: Iterable[Sequence[bytes]]) -> Iterator[Run]:
+    """Yield the history rows of answers, each of which is occurrence ids, rows."""
+    for ids, rows in answers:
+        for occurrence_id, values in zip(split(ids), rows_in(rows), strict=False):
+            yield run_from_row(_run_row((occurrence_id, *values)))
 
 
 def join(parts: Iterable[bytes]) -> bytes:
@@ -82,13 +79,4 @@ def split(joined: bytes) -> list[str]:
 
 def _pack_all(records: Sequence[Sequence[object]]) -> list[bytes]:
     """Return records; made in one go, which is faster. No text in JSON has a line break, so what is split at is between them."""
-    return [record.encode() for record in _encode(records)[2:-2].split("],\n[")] if records else []
-
-
-def _read(records: bytes, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    instants = [place for place, name in enumerate(names) if name in _INSTANTS]
-    for values in json.loads(records):
-        for place in instants:
-            if values[place] is not None:
-                values[place] = from_ms(values[place])
-        yield dict(zip(names, values, strict=True))
+    return _encode(records)[2:-2].encode().split(b"],\n[") if records else []

@@ -9,54 +9,36 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import urlencode
 
-import redis
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.connection import parse_url
+import redis.asyncio
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.client import NEVER_DECODE
-from redis.exceptions import NoScriptError, RedisClusterException
 
 from taskiq_sources.addresses import Address, parse_address
-from taskiq_sources.advice import Advice
-from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError, redact_text, redact_url
-from taskiq_sources.listening import Listener, Listeners
-from taskiq_sources.tasking import end
+from taskiq_sources.advice import Advice, classes_of
+from taskiq_sources.backends import check_either
+from taskiq_sources.errors import ScheduleValidationError, redact_url
+from taskiq_sources.listening import Listeners
 
-_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+#: By scheme, what may stand behind the host: a database, where one can be chosen.
+_PATHS = {"redis": r"\d*", "rediss": r"\d*", "unix": ".*", "redis+sentinel": r"[^/]+(/\d*)?", "redis+cluster": "0?"}
 _FORMS = (
     "use redis://host:port/db, rediss://host:port/db, unix:///path?db=0, redis+sentinel://host:port,host:port/service/db "
-    "or redis+cluster://host:port,host:port; credentials as user:password@"
+    "or redis+cluster://host:port,host:port, which has database 0 alone; credentials as user:password@"
 )
 _MOST_CALLS = 32  # at once; more wait, so that a burst does not open a connection for each
 _IDLE_SECONDS = 15.0  # after so long without news, a subscription is asked whether it is still there
 _PONGS = ([b"pong", b""], b"PONG")  # in the two versions of the protocol
 _NAMES_THE_COMMAND = tuple(map(int, redis.__version__.split(".")[:2])) < (5, 3)  # and warns if it is named from then on
-_UNREACHABLE = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.exceptions.InvalidResponse,
-    redis.exceptions.ClusterError,
-    RedisClusterException,
-    OSError,
-)
 
-#: A client, and what closes it.
-Client: TypeAlias = tuple[Any, list[Callable[[], Awaitable[None]]]]
-
-# The driver's annotations differ from version to version.
-_Sentinel: Any = Sentinel
-_Redis: Any = Redis
+_driver: Any = redis.asyncio  # whose annotations differ from version to version
 
 
 @cache
@@ -81,19 +63,19 @@ class Server:
     """
 
     def __init__(self, url: str | None, client: Any, timeout: timedelta, options: Mapping[str, Any]) -> None:
-        self.client, self._closers = _client(url, client, timeout, options)
+        self.client, self._owned = _client(url, client, timeout, options)
         #: Host and database, for errors; no credentials.
         self.where = _address_of(client) if url is None else redact_url(url)
         self._listeners = Listeners()
-        self._is_cluster = isinstance(self.client, RedisCluster)
+        self._is_cluster = isinstance(self.client, redis.asyncio.RedisCluster)
         most = 0 if self._is_cluster else self.client.connection_pool.max_connections
         self._calls = asyncio.Semaphore(min(most or _MOST_CALLS, _MOST_CALLS))
 
     async def close(self) -> None:
         """End all subscriptions, and close the client if it is ours."""
         await self._listeners.close()
-        for close in self._closers:
-            await close()
+        for client in self._owned:
+            await client.aclose()
 
     async def run(self, script: str, keys: Sequence[bytes], *arguments: bytes | str | int) -> Any:
         """Run an operation; a server that does not know it (any more) is told.
@@ -102,24 +84,22 @@ class Server:
             SourceConnectionError: Redis cannot be reached or refuses.
         """
         text, sha = load_script(script)
-        try:
-            return await self._ask(keys[0], "EVALSHA", sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await self._ask(keys[0], "EVAL", text, len(keys), *keys, *arguments)
-
-    async def _ask(self, key: bytes, *words: Any) -> Any:
-        """Send a command to where `key` is, once, and return the answer with texts as bytes."""
+        ask = self._ask_cluster if self._is_cluster else self._ask_server
         async with self._calls:
             with self.named_errors():
-                return await (self._ask_cluster(key, words) if self._is_cluster else self._ask_server(words))
+                try:
+                    return await ask(keys[0], "EVALSHA", sha, len(keys), *keys, *arguments)
+                except redis.exceptions.NoScriptError:
+                    return await ask(keys[0], "EVAL", text, len(keys), *keys, *arguments)
 
-    async def _ask_cluster(self, key: bytes, words: Sequence[Any]) -> Any:
+    async def _ask_cluster(self, key: bytes, *words: Any) -> Any:
+        """Send a command to where `key` is, once, and return the answer with texts as bytes."""
         await self.client.initialize()
         # A command that names its node is not retried, but still follows the slot when that has moved.
         node = self.client.get_node_from_key(key)
-        return await self.client.execute_command(*words, target_nodes=node, **{NEVER_DECODE: True})
+        return await self.client.execute_command(*words, target_nodes=node, **{redis.client.NEVER_DECODE: True})
 
-    async def _ask_server(self, words: Sequence[Any]) -> Any:
+    async def _ask_server(self, _key: bytes, *words: Any) -> Any:
         pool = self.client.connection_pool
         connection = await (pool.get_connection(words[0]) if _NAMES_THE_COMMAND else pool.get_connection())
         try:
@@ -142,103 +122,96 @@ class Server:
         """
         with self.named_errors():
             async with self._listeners.listener() as listener:
-                connection = await self._connection()
+                if self._is_cluster:
+                    await self.client.initialize()
+                connection = _own_connection(self.client.get_random_node() if self._is_cluster else self.client.connection_pool)
                 listener.resources.push_async_callback(connection.disconnect)
+                await connection.connect()  # by which a Sentinel is asked, which sending alone does not
                 await connection.send_command("SUBSCRIBE", channel)
                 await connection.read_response(disable_decoding=True, timeout=_IDLE_SECONDS, push_request=True)
-                reading = asyncio.ensure_future(_listen(connection, listener))
-                listener.resources.push_async_callback(end, [reading])
+                listener.follow(_messages(connection))
                 async for _ in listener.changes(check=lambda: connection.send_command("PING"), every=_IDLE_SECONDS):
                     yield
-
-    async def _connection(self) -> Any:
-        """Return a connection like the client's others, but without retries, and without checks that would read beside us."""
-        if self._is_cluster:
-            await self.client.initialize()
-        source = self.client.get_random_node() if self._is_cluster else self.client.connection_pool
-        own = {"retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
-        connection = source.connection_class(**{**source.connection_kwargs, **own})
-        await connection.connect()
-        return connection
 
     @contextmanager
     def named_errors(self) -> Iterator[None]:
         """Turn errors of the connection, and refusals, into ours. Others are bugs, and stay what they are."""
         try:
             yield
-        except (redis.RedisError, RedisClusterException, OSError) as error:
-            if isinstance(error, (SourceConnectionError, NoScriptError)):
-                raise
-            text = redact_text(str(error) or type(error).__name__)
-            advice = Advice.load("taskiq_sources_redis").of(f"{type(error).__name__} {text}")
-            if advice is None and not isinstance(error, _UNREACHABLE):
-                raise
-            advice = advice or "check that Redis runs there and can be reached"
-            raise SourceConnectionError(f"Redis at {self.where}: {text}; {advice}") from None
+        except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            said = f"{classes_of(error)} {error}"
+            Advice.load("taskiq_sources_redis").raise_named(f"Redis at {self.where}", error, said, cause=None)
 
 
-async def _listen(connection: Any, listener: Listener) -> None:
-    """Tell of each message but the answers to questions whether the subscription holds, and of its loss."""
-    try:
-        while message := await connection.read_response(disable_decoding=True, timeout=2 * _IDLE_SECONDS, push_request=True):
-            if message not in _PONGS:
-                listener.tell()
-        listener.lose(redis.ConnectionError("the subscription does not answer"))
-    except Exception as error:
-        listener.lose(error)
+def _own_connection(source: Any) -> Any:
+    """Return a connection like those of a pool or a node, but without retries, and without checks that would read beside us."""
+    own = {"retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
+    return source.connection_class(**{**source.connection_kwargs, **own})
+
+
+async def _messages(connection: Any) -> AsyncIterator[object]:
+    """Yield each message but the answers to questions whether the subscription holds."""
+    while message := await connection.read_response(disable_decoding=True, timeout=2 * _IDLE_SECONDS, push_request=True):
+        if message not in _PONGS:
+            yield message
+    raise redis.ConnectionError("the subscription does not answer")
 
 
 # -- clients ---------------------------------------------------------------------------------------------------------------------
 
 
-def _client(url: str | None, client: Any, timeout: timedelta, options: Mapping[str, Any]) -> Client:
-    """Return a client for `url`, or the one that is given, and what closes it: nothing, if it is somebody else's."""
-    if (url is None) == (client is None):
-        raise ScheduleValidationError("url", url and redact_url(url), "give either a URL or a client")
+def _client(url: str | None, client: Any, timeout: timedelta, options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
+    """Return a client for `url`, or the one that is given, and what of it is to be closed: nothing, if it is somebody else's."""
+    check_either(url=url, client=client)
     if url is None:
-        if not isinstance(client, (Redis, RedisCluster)):
+        if not isinstance(client, (redis.asyncio.Redis, redis.asyncio.RedisCluster)):
             raise ScheduleValidationError("client", type(client), "use a redis.asyncio.Redis or a redis.asyncio.RedisCluster")
         return client, []
+    address = parse_address(url, schemes=_PATHS, form=_FORMS)
+    if not re.fullmatch(_PATHS[address.scheme], address.path):
+        raise ScheduleValidationError("url", redact_url(url), f"behind the host stands {address.path!r}; {_FORMS}")
     seconds = timeout.total_seconds()
     once = {"socket_connect_timeout": seconds, "socket_timeout": seconds, "retry": Retry(NoBackoff(), 0)}
-    address = parse_address(url, schemes=_SCHEMES, form=_FORMS)
     try:
         if address.scheme == "redis+sentinel":
             return _behind_sentinel(address, once, options)
         if address.scheme == "redis+cluster":
-            nodes = [ClusterNode(*server) for server in address.servers(6379)]
-            cluster = RedisCluster(startup_nodes=nodes, **{**once, **options, **_said(address)})
-            return cluster, [cluster.aclose]
-        if address.scheme != "unix" and not re.fullmatch(r"\d*", address.path):
-            raise ValueError("a database is a number")
-        client = _Redis.from_url(url, **{**once, **options})
-    except (KeyError, TypeError, ValueError):  # whose texts may quote the part of the URL that holds the password
-        raise ScheduleValidationError("url", redact_url(url), _FORMS) from None
-    return client, [client.aclose]
+            nodes = [_driver.cluster.ClusterNode(*server) for server in address.servers(6379)]
+            cluster = _driver.RedisCluster(startup_nodes=nodes, **{**once, **options, **_said(address)})
+            return cluster, [cluster]
+        client = _driver.Redis.from_url(url, **{**once, **options})
+        _own_connection(client.connection_pool)  # only now it is seen whether there are such options
+    except (KeyError, TypeError, ValueError, redis.RedisError, redis.exceptions.RedisClusterException) as error:
+        # Its text is not shown, which may quote the part of the URL that holds the password.
+        unknown = next((name for name in (*address.options, *options) if re.search(rf"\b{re.escape(name)}\b", str(error))), None)
+        problem = _FORMS if unknown is None else f"the client takes no option {unknown!r}, or not with this value; {_FORMS}"
+        raise ScheduleValidationError("url", redact_url(url), problem) from None
+    return client, [client]
 
 
 def _address_of(client: Any) -> str:
     """Return host and database of a client, for errors."""
-    if isinstance(client, RedisCluster):
+    if isinstance(client, redis.asyncio.RedisCluster):
         return ",".join(client.nodes_manager.startup_nodes)
     settings = client.connection_pool.connection_kwargs
     host = settings.get("path") or f"{settings.get('host', 'localhost')}:{settings.get('port', 6379)}"
     return f"{host}/{settings.get('db') or 0}"
 
 
-def _behind_sentinel(address: Address, once: Mapping[str, Any], options: Mapping[str, Any]) -> Client:
+def _behind_sentinel(address: Address, once: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[Any, list[Any]]:
     service, _, database = address.path.partition("/")
-    if not (service and re.fullmatch(r"\d*", database) and all(address.hosts.split(","))):
-        raise ValueError("hosts, a service and a database number are needed")
+    if not all(address.hosts.split(",")):
+        raise ValueError("a Sentinel without a host")
     settings = {**once, **options, "db": int(database or 0), **_said(address)}
-    sentinel = _Sentinel(address.servers(26379), sentinel_kwargs={**once, **settings.pop("sentinel_kwargs", {})})
+    sentinel = _driver.Sentinel(address.servers(26379), sentinel_kwargs={**once, **settings.pop("sentinel_kwargs", {})})
     client = sentinel.master_for(service, **settings)
-    return client, [client.aclose, *(one.aclose for one in sentinel.sentinels)]
+    _own_connection(client.connection_pool)  # as in _client()
+    return client, [client, *sentinel.sentinels]
 
 
 def _said(address: Address) -> dict[str, Any]:
     """Return what a URL says besides the hosts: user, password, options."""
-    said: dict[str, Any] = dict(parse_url(f"redis://{address.userinfo}@?{urlencode(address.options)}"))
+    said: dict[str, Any] = dict(_driver.connection.parse_url(f"redis://{address.userinfo}@?{urlencode(address.options)}"))
     if "ssl" in said:
         said["ssl"] = said["ssl"].lower() in {"1", "true", "yes", "on"}
     return said

@@ -23,7 +23,7 @@ class RedisScheduleSource(ScheduleSource):
 
             - ``redis://[[user]:password@]host:port/db``, ``rediss://…`` for TLS, ``unix:///path?db=0`` for a socket;
             - ``redis+sentinel://[[user]:password@]host:port,host:port/service/db`` for the master that Sentinels name;
-            - ``redis+cluster://[[user]:password@]host:port,host:port`` for a Cluster.
+            - ``redis+cluster://[[user]:password@]host:port,host:port`` for a Cluster, which has database 0 alone.
 
             Options of the client may follow as a query.
         client: Instead of a URL, a `redis.asyncio.Redis` or `redis.asyncio.RedisCluster` of yours. It is not closed.

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from taskiq_sources import errors
-from taskiq_sources.backends import WHEN, SessionStore, changed_fields, check_durations, portions, together
+from taskiq_sources.backends import SessionStore, changed_fields, check_durations, check_revision, together
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources_redis import records
-from taskiq_sources_redis.records import Part
 from taskiq_sources_redis.server import Server
 from taskiq_sources_redis.shards import BATCH, Keys, Place, Shards
 
 logger = logging.getLogger("taskiq_sources")
-
-T = TypeVar("T")
 
 _SCHEMA_VERSION = 2  # of the first, nothing was released
 _OLDEST_SERVER = "6.2"
@@ -56,8 +54,8 @@ class RedisStore(SessionStore[Server]):
         if not 1 <= shards <= _MOST_SHARDS:
             raise errors.ScheduleValidationError("shards", shards, f"use a number from 1 to {_MOST_SHARDS}")
         check_durations(timeout=timeout)
-        self._place = (url, client, timeout, client_options or {})
-        self._where = self._begin().where  # a URL that is not valid is refused now, not when the source is opened
+        self._new_session = partial(Server, url, client, timeout, client_options or {})
+        self._where = self._new_session().where  # a URL that is not valid is refused now, not when the source is opened
         self._prefix = prefix
         self._shards = Shards(prefix, shards)
 
@@ -65,9 +63,6 @@ class RedisStore(SessionStore[Server]):
         return f"{type(self).__name__}({self._where!r}, prefix={self._prefix!r})"
 
     # -- lifecycle -----------------------------------------------------------------------------------------------------------
-
-    def _begin(self) -> Server:
-        return Server(*self._place)
 
     async def _prepare(self, session: Server) -> None:
         keys = self._shards.keys
@@ -79,9 +74,6 @@ class RedisStore(SessionStore[Server]):
                 raise _REFUSALS[kind](finding)
             logger.warning(finding)
 
-    async def _end(self, session: Server) -> None:
-        await session.close()
-
     async def now(self) -> datetime:
         return from_ms(await self._session.run("now", self._shards.keys[0]))
 
@@ -91,32 +83,22 @@ class RedisStore(SessionStore[Server]):
         return _ids(await self._run("put", self._shards.channel, int(replace), parts=records.pack_schedules(schedules)))
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        answers = await self._run("get", parts=_each(ids))
-        return {one.id: one for answer in answers for one in records.unpack_schedules(answer)}
+        return {one.id: one for one in records.unpack_schedules(await self._run("get", parts=_each(ids)))}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
-        found = await self._list("page", query, (after or "").encode(), limit, records.unpack_schedules)
+        found = records.unpack_schedules(await self._list("page", query, (after or "").encode(), limit))
         return sorted(found, key=attrgetter("id"))[:limit]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
         return _ids(await self._run("delete", self._shards.channel, parts=_each(ids)))
 
-    async def update(
-        self,
-        id: str,  # noqa: A002 - the field's own word
-        changes: ScheduleChanges,
-        *,
-        expected_revision: int | None = None,
-    ) -> StoredSchedule:
+    async def update(self, id: str, changes: ScheduleChanges, *, expected_revision: int | None = None) -> StoredSchedule:  # noqa: A002
         given = changed_fields(changes)
         edits = [(name.encode(), value.encode() if name == "document" else records.pack(value)) for name, value in given.items()]
-        arguments = (self._shards.channel, records.pack(expected_revision), int(not WHEN.isdisjoint(given)))
-        [(revision, *found)] = await self._run("update", *arguments, parts=[(id.encode(), *chain(*edits))])
-        if revision is None:
-            raise errors.ScheduleNotFoundError(id)
-        if not found:
-            raise errors.RevisionConflictError(id, expected_revision or 0, revision)
-        return next(records.unpack_schedules(found))
+        part = (id.encode(), *chain(*edits))
+        [(found, *edited)] = await self._run("update", self._shards.channel, records.pack(expected_revision), parts=[part])
+        check_revision(id, found, expected_revision)
+        return next(records.unpack_schedules([edited]))
 
     # -- dispatch ------------------------------------------------------------------------------------------------------------
 
@@ -140,7 +122,7 @@ class RedisStore(SessionStore[Server]):
             before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
             answers = await together([self._session.run("claim", keys, *window, wanted, *mark, given) for keys, given in chosen])
             with collector_waits():
-                more = [schedule for answer in answers for schedule in records.unpack_schedules(answer)]
+                more = list(records.unpack_schedules(answers))
             taken += more
             # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
             if (not more and chosen == before) or not chosen or (len(places) == 1 and len(more) < wanted):
@@ -170,22 +152,19 @@ class RedisStore(SessionStore[Server]):
 
     async def runs(self, query: RunQuery, *, after: Run | None = None, limit: int) -> list[Run]:
         start = b"" if after is None else b"%d %b" % (to_ms(after.recorded_at), after.occurrence_id.encode())
-        found = await self._list("runs", query, start, limit, records.unpack_runs)
+        found = records.unpack_runs(await self._list("runs", query, start, limit))
         return sorted(found, key=attrgetter("recorded_at", "occurrence_id"), reverse=True)[:limit]
 
     async def prune_runs(self, *, before: datetime, keep: int) -> int:
-        pruned: int = 0
-        last = b""
+        pruned, last = 0, b""
         while True:  # others get their turn between the batches
-            answers = await self._run("prune_runs", to_ms(before), last, _PRUNE_BATCH)
-            deleted, left = (sum(numbers) for numbers in zip(*answers, strict=True))
+            deleted, left = map(sum, zip(*await self._run("prune_runs", to_ms(before), last, _PRUNE_BATCH), strict=True))
             pruned += deleted
             if not deleted:
                 surplus = min(left - keep, _PRUNE_BATCH)
                 if surplus <= 0:
                     return pruned
-                oldest = await self._run("oldest_runs", surplus)
-                last = sorted(member for members in oldest for member in members)[surplus - 1]
+                last = sorted(chain(*await self._run("oldest_runs", surplus)))[surplus - 1]
 
     # -- push ----------------------------------------------------------------------------------------------------------------
 
@@ -194,37 +173,30 @@ class RedisStore(SessionStore[Server]):
 
     # -- over all shards -----------------------------------------------------------------------------------------------------
 
-    async def _run(self, script: str, *arguments: Any, parts: Iterable[Part] | None = None) -> list[Any]:
+    async def _run(self, script: str, *arguments: Any, parts: Iterable[records.Part] | None = None) -> list[Any]:
         """Run a script in every shard, or where those schedules are of which it is told something; return the answers."""
+        session, places = self._session, self._shards.places(parts)
+        return await together((session.run(script, keys, *arguments, given) for keys, given in places), at_once=_MOST_PLACES)
+
+    async def _list(self, script: str, query: ScheduleQuery | RunQuery, start: bytes, limit: int) -> list[Any]:
+        """Return the answers of a script that lists up to `limit` in each shard. It says where to go on if it stopped before."""
         session = self._session
-        answers: list[Any] = []
-        for some in portions(self._shards.places(parts), _MOST_PLACES):
-            answers += await together([session.run(script, keys, *arguments, packed) for keys, packed in some])
-        return answers
+        filters = [records.pack(value) for value in astuple(query)]
 
-    async def _list(
-        self, script: str, query: ScheduleQuery | RunQuery, start: bytes, limit: int, unpack: Callable[[list[bytes]], Iterable[T]]
-    ) -> list[T]:
-        """Return up to `limit` of what a script lists in each shard; it says where to go on."""
-        session = self._session
-        filters = [records.pack(getattr(query, field.name)) for field in fields(query)]
+        async def of_shard(keys: Keys) -> list[Any]:
+            answers: list[Any] = []
+            position, wanted = start, limit
+            while position or not answers:
+                position, wanted, *answer = await session.run(script, keys, position, wanted, *filters)
+                answers.append(answer)
+            return answers
 
-        async def of_shard(keys: Keys) -> list[T]:
-            found: list[T] = []
-            position = start
-            while True:
-                position, *answer = await session.run(script, keys, position, limit - len(found), *filters)
-                found += unpack(answer)
-                if not position or len(found) >= limit:
-                    return found
-
-        pages = await together([of_shard(keys) for keys in self._shards.keys])
-        return [one for page in pages for one in page]
+        return list(chain(*await together([of_shard(keys) for keys in self._shards.keys])))
 
 
 def _ids(answers: Iterable[list[bytes]]) -> frozenset[str]:
     return frozenset(schedule_id.decode() for answer in answers for schedule_id in answer)
 
 
-def _each(ids: Iterable[str]) -> Iterator[Part]:
+def _each(ids: Iterable[str]) -> Iterator[records.Part]:
     return ((schedule_id.encode(),) for schedule_id in ids)

@@ -16,6 +16,7 @@ from itertools import chain, compress
 from sqlite3 import Connection, Cursor, DataError
 from typing import Any, Final, TypeAlias
 
+from taskiq_sources.rows import rows_in
 from taskiq_sources.sql import Statements, read_sql
 
 Values: TypeAlias = Mapping[str, Any]
@@ -63,7 +64,7 @@ def run(connection: Connection, asked: Sequence[Asked]) -> list[Rows]:
                 if not connection.in_transaction:
                     stack.enter_context(write_transaction(connection))
                 done.append(_WRITING[operation](connection, values, conditions))
-    return [json.loads(rows) if isinstance(rows, str) else rows for rows in done]
+    return [rows_in(rows) if isinstance(rows, str) else rows for rows in done]
 
 
 def execute(connection: Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()) -> Cursor:
@@ -113,13 +114,12 @@ def _update(connection: Connection, values: Values, _: Collection[str]) -> Rows:
 
 def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
     values = {**values, "token": secrets.token_urlsafe(12)}  # made distinct for each row in SQL
-    taken: str
     try:
         rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()
     except DataError:  # all of it would be longer than a text may be, which is a billion bytes
         return _claim(connection, {**values, "limit": values["limit"] // 2}, _)
     execute(connection, "lease", {**values, "rows": rows})
-    return taken
+    return str(taken)
 
 
 def _renew(connection: Connection, values: Values, _: Collection[str]) -> Rows:

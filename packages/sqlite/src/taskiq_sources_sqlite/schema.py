@@ -51,10 +51,12 @@ def prepare(connection: sqlite3.Connection, path: str, *, synchronous: Synchrono
         patience: For how many seconds to go on while other processes prepare the same file.
 
     Raises:
+        BackendVersionError: The SQLite library is too old.
         SchemaVersionError: The file was written by a newer release; nothing was changed.
         SourceConnectionError: The file cannot be used for schedules.
         sqlite3.Error: The file cannot be read or written, or was locked all the while.
     """
+    check_sqlite_version()
     retry_while_locked(lambda: _prepare(connection, path, SYNCHRONOUS[synchronous]), patience)
 
 

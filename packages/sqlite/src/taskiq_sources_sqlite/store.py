@@ -18,7 +18,7 @@ from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore
 from taskiq_sources_sqlite.file import File
 from taskiq_sources_sqlite.operations import Rows, Values
-from taskiq_sources_sqlite.schema import SYNCHRONOUS, Synchronous, check_sqlite_version
+from taskiq_sources_sqlite.schema import SYNCHRONOUS, Synchronous
 
 
 class SQLiteStore(SQLStore[File]):
@@ -56,15 +56,11 @@ class SQLiteStore(SQLStore[File]):
         check_durations(poll_interval=poll_interval)
         #: The file; absolute, so that it stays the same one when the process changes its directory.
         self.path = os.path.abspath(path)
-        self._begin_with = partial(File, self.path, busy_timeout.total_seconds(), synchronous)
+        self._new_session = partial(File, self.path, busy_timeout.total_seconds(), synchronous)
         self._poll_interval = poll_interval.total_seconds()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.path!r})"
-
-    def _begin(self) -> File:
-        check_sqlite_version()
-        return self._begin_with()
 
     async def now(self) -> datetime:
         _ = self._session

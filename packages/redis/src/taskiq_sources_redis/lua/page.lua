@@ -1,7 +1,7 @@
 -- Lists schedules in the order of ids. ARGV: after or "", limit; task, paused, quarantined, owner, due_before, each "null" for any.
--- Of the lists that hold all that match, the shortest is read. Returns the id to go on after, "" if there is nothing more; and ids,
--- records, documents of what matches. A call looks at a bounded number of schedules, so it may return fewer than `limit` and still
--- not be at the end.
+-- Of the lists that hold all that match, the shortest is read. Returns the id to go on after, how many more to ask for there, and
+-- ids, records, documents of what matches. A call looks at a bounded number of schedules, so that others get their turn: the id is
+-- "" if it has found as many as it should, or come to the end.
 local after, limit, task, paused, quarantined, owner = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local due_before = tonumber(ARGV[7])
 local MOST_EXAMINED = 5000
@@ -55,7 +55,6 @@ local function read_due()
   end
   table.sort(keys)
   for i = 1, math.min(limit, #keys) do ids[i], records[i] = found[keys[i]][1], found[keys[i]][2] end
-  if #keys > limit then go_on_after = ids[limit] end
 end
 
 local function read_index()
@@ -77,11 +76,11 @@ local function read_index()
     end
     examined = examined + #members
     if #members > 0 then low = "(" .. members[#members] end
-    if #members < size and #ids < limit then go_on_after = "" end
+    if #ids == limit or #members < size then go_on_after = "" end
   until #ids == limit or #members < size or examined == MOST_EXAMINED
 end
 
 local due = due_before and redis.call("ZCOUNT", DUE, "-inf", "(" .. ARGV[7]) + redis.call("ZCARD", LEASED)
   + redis.call("ZCOUNT", PARKED, "-inf", "(" .. ARGV[7])
 if due and due <= MOST_DUE and due < shortest then read_due() else read_index() end
-return { go_on_after, unpack(reply_of(ids, records)) }
+return { go_on_after, limit - #ids, unpack(reply_of(ids, records)) }

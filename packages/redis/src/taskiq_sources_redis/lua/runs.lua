@@ -1,6 +1,7 @@
 -- Lists history rows, newest first. ARGV: after which row, as recorded_at, a space and the occurrence id, or ""; limit; schedule,
--- status, since and until, each "null" for any. Returns the row to go on after, "" if there is nothing more; occurrence ids and rows
--- of what matches. A call looks at a bounded number of rows, so it may return fewer than `limit` and still not be at the end.
+-- status, since and until, each "null" for any. Returns the row to go on after, how many more to ask for there, and occurrence
+-- ids and rows of what matches. A call looks at a bounded number of rows, so that others get their turn: the row to go on after is ""
+-- if it has found as many as it should, or come to the end.
 local after, limit, schedule, status, since, before = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local MOST_EXAMINED = 5000
 
@@ -33,6 +34,6 @@ repeat
   end
   examined = examined + #members
   if #members > 0 then high = "(" .. members[#members] end
-  if #members < size and #ids < limit then go_on_after = "" end
+  if #ids == limit or #members < size then go_on_after = "" end
 until #ids == limit or #members < size or examined == MOST_EXAMINED
-return { go_on_after, joined(ids), json_of(rows) }
+return { go_on_after, limit - #ids, joined(ids), json_of(rows) }

@@ -1,9 +1,9 @@
 -- Records what became of claims, with their history rows. ARGV: channel; then of each outcome: id, head; and of each of its rows:
--- occurrence id, row. The head is number of rows, token, revision of the claim, what to do (finish; release or hold the lease), and
--- what is written to the record. Returns the ids of claims that did not survive.
+-- occurrence id, row. The head is number of rows, token, revision of the claim, whether the schedule is finished, whether the lease
+-- ends, and what is written to the record. Returns the ids of claims that did not survive.
 redis.call("PUBLISH", ARGV[1], "") -- first: who may not publish learns of it before anything is written
 local parts = split(ARGV[2])
-local HEAD = '^(%d+),\n([^\n]+),\n(%d+),\n"(%a+)",\n()'
+local HEAD = "^(%d+),\n([^\n]+),\n(%d+),\n(%a+),\n(%a+),\n()"
 
 local ids, heads = {}, {}
 local position = 1
@@ -15,7 +15,7 @@ end
 local lost, rows, row_ids = {}, {}, {}
 for i, record in ipairs(values_of(STATE, ids)) do
   local id, head = ids[i], parts[heads[i]]
-  local number, token, revision, what, new_progress = match(head, HEAD)
+  local number, token, revision, finished, release, new_progress = match(head, HEAD)
   if not record or not has_token(record, token) then
     lost[#lost + 1] = id
   else
@@ -23,14 +23,14 @@ for i, record in ipairs(values_of(STATE, ids)) do
       if not rows[parts[row]] then row_ids[#row_ids + 1] = parts[row] end
       rows[parts[row]] = parts[row + 1]
     end
+    local holds = release == "false"
     local lease_until, flags, paused, timing_revision, progress, next_run_at, quarantined = deciding(record)
     if tonumber(timing_revision) > tonumber(revision) then -- *when* was edited meanwhile: keep the edit, end the lease
-      if what == "hold" then lost[#lost + 1] = id end
+      if holds then lost[#lost + 1] = id end
       change(id, record, NO_LEASE .. sub(record, flags), true)
-    elseif what == "finish" then
+    elseif finished == "true" then
       change(id, record, false)
     else
-      local holds = what == "hold"
       local kept = holds and sub(record, 1, progress - 1) or NO_LEASE .. sub(record, flags, progress - 1)
       local _, last = find(record, PROGRESS, progress)
       local after = kept .. sub(head, new_progress) .. ",\n" .. sub(record, last + 1)
