@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import timedelta
-from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
 from taskiq_sources.errors import ScheduleValidationError, SchemaVersionError, SourceClosedError
@@ -107,10 +106,17 @@ def check_schema_version(found: int, known: int, *, where: str, package: str) ->
         )
 
 
-def portions(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the values in lists of at most `size`."""
-    remaining = iter(values)
-    while portion := list(islice(remaining, size)):
+def portions(values: Iterable[T], size: int, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[list[T]]:
+    """Yield the values in lists that weigh at most `size`, or have a single one that weighs more. Unweighed, each weighs 1."""
+    portion: list[T] = []
+    weight = 0
+    for value in values:
+        weight += weigh(value)
+        if portion and weight > size:
+            yield portion
+            portion, weight = [], weigh(value)
+        portion.append(value)
+    if portion:
         yield portion
 
 
