@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,10 +105,11 @@ class Place:
         """End all connections of this process to the server, as the server does when it stops."""
         port = urlsplit(self.url).port
         for number in map(int, os.listdir("/dev/fd")):
-            # Suppressed: it is no socket, or not connected.
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
-                if connection.getpeername()[1:] == (port,):
-                    connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it has been closed meanwhile, or is not connected
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    with socket.socket(fileno=os.dup(number)) as connection:
+                        if connection.getpeername()[1:] == (port,):
+                            connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the clients."""

@@ -252,14 +252,13 @@ class Database(Calls):
         """
         if not writes:
             return set(), set()
-        ids = list(writes)
         try:
             done = await self.call(collection.bulk_write, list(writes.values()), ordered=False, repeat=repeat)
+            details = done.bulk_api_result
         except BulkWriteError as error:
-            made, refused = error.details["upserted"], error.details["writeErrors"]
-        else:
-            made, refused = done.bulk_api_result["upserted"], []
-        return {ids[one["index"]] for one in made}, {ids[one["index"]] for one in refused}
+            details = error.details
+        ids = list(writes)
+        return {ids[one["index"]] for one in details["upserted"]}, {ids[one["index"]] for one in details["writeErrors"]}
 
     async def changes(self) -> AsyncGenerator[None, None]:
         """Yield once when the subscription holds, and then after changes that may make something due; until `close`.

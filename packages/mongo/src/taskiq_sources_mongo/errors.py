@@ -40,11 +40,12 @@ def connection_error(where: str, error: errors.PyMongoError) -> Exception:
     """
     if isinstance(error, errors.BulkWriteError):
         problems = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
-        code = next((problem["code"] for problem in problems if problem["code"] != _DUPLICATE_KEY), None)
-        if code is None:
+        worst = next((problem for problem in problems if problem["code"] != _DUPLICATE_KEY), None)
+        if worst is None:
             return error
         # Its text quotes documents.
-        problem = (Advice.load(__package__).of(str(code)) or "refuses to write (error {})").format(code)
+        told = Advice.load(__package__).of(str(worst["code"])) or "refuses to write (error {})"
+        problem = told.format(worst.get("codeName", worst["code"]))
     elif isinstance(error, errors.WaitQueueTimeoutError):
         problem = "no connection of the pool was free in time: make it larger (maxPoolSize)"
     elif isinstance(error, errors.ConnectionFailure):
