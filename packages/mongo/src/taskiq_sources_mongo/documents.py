@@ -7,6 +7,7 @@ waits for its history to be moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sou
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -69,6 +70,14 @@ def columns(claims: Collection[Claim]) -> dict[str, list[Any]]:
         "holders": [token_of(claim) + claim.schedule.id for claim in claims],
         "revisions": [claim.schedule.revision for claim in claims],
     }
+
+
+def unedited(claims: Collection[Claim]) -> list[Document]:
+    """Return conditions of which one is fulfilled by a schedule that is claimed so, and of which *when* was not edited since."""
+    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for claim in claims:
+        alike[token_of(claim), claim.schedule.revision].append(claim.schedule.id)
+    return [{"token": token, "timing_revision": {"$lte": at}, "_id": {"$in": ids}} for (token, at), ids in alike.items()]
 
 
 def settled(outcome: Outcome) -> Document:

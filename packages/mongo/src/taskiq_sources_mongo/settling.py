@@ -19,7 +19,7 @@ from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.models import Outcome
 from taskiq_sources_mongo import outbox
 from taskiq_sources_mongo.database import Calls, Database, Transaction
-from taskiq_sources_mongo.documents import columns, row, rows_of, settled
+from taskiq_sources_mongo.documents import columns, row, rows_of, settled, unedited
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -65,7 +65,8 @@ async def _at_once(outcomes: Sequence[Outcome], careful: bool, transaction: Tran
     going = [outcome for outcome in outcomes if not outcome.finished]
     done = 0
     if finished:
-        done = (await transaction.run("settle_finished", **_columns(finished))).deleted_count
+        claims = [outcome.claim for outcome in finished]
+        done = (await transaction.run("settle_finished", **columns(claims), unedited=unedited(claims))).deleted_count
     if done < len(finished):
         going = list(outcomes)  # those that were edited stay, some have an outbox left, and those that are gone are not found
     if going:
