@@ -58,6 +58,20 @@ def test_portions_hold_all_values_in_order() -> None:
     assert list(portions("", 2)) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([], []),
+        ([1, 4, 3], [[1, 4], [3]]),
+        ([4, 1, 9, 9, 1], [[4, 1], [9], [9], [1]]),
+        ([5, 5], [[5], [5]]),
+    ],
+)
+def test_portions_weigh_no_more_than_they_may(values: list[int], expected: list[list[int]]) -> None:
+    """Nor are they empty: what weighs too much is a portion by itself."""
+    assert list(portions(values, 5, lambda value: value)) == expected
+
+
 class Calls:
     """Numbered calls, of which some fail, that know how many go on beside one another."""
 

@@ -8,7 +8,8 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,10 +105,11 @@ class Place:
         """End all connections of this process to the server, as the server does when it stops."""
         port = urlsplit(self.url).port
         for number in map(int, os.listdir("/dev/fd")):
-            # Suppressed: it is no socket, or not connected.
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
-                if connection.getpeername()[1:] == (port,):
-                    connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it has been closed meanwhile, or is not connected
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    with socket.socket(fileno=os.dup(number)) as connection:
+                        if connection.getpeername()[1:] == (port,):
+                            connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the clients."""
@@ -166,38 +168,116 @@ def place(request: pytest.FixtureRequest, backend: str, used_places: list[Place]
 
 
 @pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets something be done right before a store sends a statement for the first time: one that writes, or one that reads."""
+async def store(place: Place) -> AsyncIterator[MongoStore]:
+    """A store that is open."""
+    store = place.store()
+    await store.open()
+    yield store
+    await store.close()
 
-    def plan(store: MongoStore, what: str, act: Callable[[], Awaitable[Any]], *, finds: int = 1) -> None:
+
+@pytest.fixture
+async def other(place: Place, store: MongoStore) -> AsyncIterator[MongoStore]:
+    """Another one on the same database, which outlives the first."""
+    other = place.store()
+    await other.open()
+    session_id = store._session.session_id
+    yield other
+    if session_id is not None:
+        with place.direct() as database:  # what is left of the dead would be in the way of those who clear up
+            database.command("killSessions", [{"id": session_id}])
+    await other.close()
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets something be done right before a store makes a call of the driver, by its name: for the first time, or a later one."""
+
+    def plan(store: MongoStore, what: str, act: Callable[[], Awaitable[Any]], *, time: int = 1) -> None:
         schedules = store._session.schedules
         seen = 0
 
         def interrupted(original: Any) -> Any:
-            async def write(calls: Calls, call: Any, *args: Any, **options: Any) -> Any:
+            async def call(calls: Calls, method: Any, *args: Any, **options: Any) -> Any:
                 nonlocal seen
-                if calls.schedules is schedules and call.__name__ == what and not seen:
-                    seen = 1
-                    await act()
-                return await original(calls, call, *args, **options)
+                if calls.schedules is schedules and method.__name__ == what:
+                    seen += 1
+                    if seen == time:
+                        await act()
+                return await original(calls, method, *args, **options)
 
-            return write
+            return call
 
-        find_as_ever = Calls.find
-
-        async def find(calls: Calls, collection: Any, *args: Any, **options: Any) -> Any:
-            nonlocal seen
-            if collection is schedules and what == "the second find":
-                seen += 1
-                if seen == finds + 1:
-                    await act()
-            return await find_as_ever(calls, collection, *args, **options)
-
-        monkeypatch.setattr(Database, "write", interrupted(Database.write))
-        monkeypatch.setattr(Transaction, "write", interrupted(Transaction.write))
-        monkeypatch.setattr(Calls, "find", find)
+        monkeypatch.setattr(Database, "call", interrupted(Database.call))
+        monkeypatch.setattr(Transaction, "call", interrupted(Transaction.call))
 
     return plan
+
+
+class _Died(BaseException):
+    """The end of a process, for a test in one."""
+
+
+@dataclass
+class Life:
+    """How far a process came.
+
+    Attributes:
+        calls: How many calls of the driver it had left, commits included.
+        died: Whether it wanted to make one more.
+        committed: Whether a transaction was committed.
+    """
+
+    calls: int
+    died: bool = False
+    committed: bool = False
+
+    def mortal(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The same call, while there is life."""
+
+        async def spend(*args: Any, **options: Any) -> Any:
+            if self.calls == 0:
+                raise _Died
+            self.calls -= 1
+            return await call(*args, **options)
+
+        return spend
+
+
+@pytest.fixture
+def dying() -> Callable[[MongoStore, int], contextlib.AbstractContextManager[Life]]:
+    """Makes a block in which a store reaches the server so often, and then no more: there the block ends, without an error."""
+    return _dying
+
+
+@contextlib.contextmanager
+def _dying(store: MongoStore, calls: int) -> Iterator[Life]:
+    database, life = store._session, Life(calls)
+    session, of_transaction = database._session, Transaction.call
+    mortal = life.mortal(of_transaction)
+    mortal_commit = life.mortal(session.commit_transaction if session else _nothing)
+
+    async def call(transaction: Transaction, *args: Any, **options: Any) -> Any:
+        ours = transaction.schedules is database.schedules
+        return await (mortal if ours else of_transaction)(transaction, *args, **options)
+
+    async def commit() -> None:
+        await mortal_commit()
+        life.committed = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "call", life.mortal(database.call))
+        patch.setattr(Transaction, "call", call)
+        if session is not None:
+            patch.setattr(session, "commit_transaction", commit)
+            patch.setattr(session, "abort_transaction", _nothing)
+        try:
+            yield life
+        except _Died:
+            life.died = True
+
+
+async def _nothing() -> None: ...
 
 
 @pytest.fixture(scope="module")

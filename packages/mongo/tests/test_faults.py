@@ -272,8 +272,6 @@ async def test_an_exhausted_pool_is_named_in_time(server: MongoServer, store: St
     await narrow.close()
 
 
-# If it is cancelled at the moment that it has connected, PyMongo leaves the socket to the collector: seen on a crowded machine.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("driver", [AsyncMongoClient, AsyncIOMotorClient])
 async def test_cancelled_calls_give_their_connections_back(place: Any, driver: Any) -> None:
     """However a call is cut short, nothing of the pool stays taken."""

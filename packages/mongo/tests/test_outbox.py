@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,35 +30,15 @@ pytestmark = pytest.mark.anyio
 _TIMEOUT = 20.0
 
 
-class Died(BaseException):
-    """The end of a process, for a test in one."""
-
-
 @pytest.fixture
 def backend() -> str:
     return "mongo_standalone"
 
 
 @pytest.fixture
-async def store(place: Any) -> AsyncIterator[MongoStore]:
-    store = place.store()
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def other(place: Any, store: MongoStore) -> AsyncIterator[MongoStore]:
-    other = place.store()
-    await other.open()
-    yield other
-    await other.close()
-
-
-@pytest.fixture
 def left_behind_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clear entries of others at once, and not only when they had time to do it themselves."""
-    monkeypatch.setattr(outbox, "_LEFT_BEHIND", {"$gt": ["$seq", 0]})
+    monkeypatch.setattr(outbox, "_MILLISECONDS_TO_SETTLE", -1_000_000)
 
 
 # -- crash points ----------------------------------------------------------------------------------------------------------------
@@ -68,19 +47,15 @@ def left_behind_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("statements", range(5))
 @pytest.mark.usefixtures("left_behind_at_once")
 async def test_dying_after_any_statement_of_a_settle(
-    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, statements: int
+    place: Any, store: MongoStore, other: MongoStore, dying: Callable[..., Any], statements: int
 ) -> None:
     """An outcome is applied whole, with its history, or not at all; and nothing stays behind."""
     ids = ["finished", "going", "moved"]
     await store.put([schedule(schedule_id) for schedule_id in ids])
     outcomes = [_outcome(claim) for claim in await take(store)]
-    _die_after(monkeypatch, store, statements)
-    try:
+    with dying(store, statements) as life:
         assert await store.settle(outcomes) == frozenset()
-    except Died:
-        pass
-    else:
-        assert statements > 3, "this many statements are more than a settle has: the test has proved everything already"
+    assert life.died or statements > 3, "this many statements are more than a settle has: the test has proved everything already"
 
     rows = await recorded(other)
     found = await other.get(ids)
@@ -95,15 +70,13 @@ async def test_dying_after_any_statement_of_a_settle(
 
 @pytest.mark.parametrize("statements", range(5))
 async def test_dying_after_any_statement_of_a_claim(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, statements: int
+    store: MongoStore, other: MongoStore, dying: Callable[..., Any], statements: int
 ) -> None:
     """What a dead process has claimed comes free with its lease."""
     await store.put([schedule("a"), schedule("b")])
-    _die_after(monkeypatch, store, statements)
-    try:
+    claimed = []
+    with dying(store, statements):
         claimed = await take(store)
-    except Died:
-        claimed = []
 
     free = await take(other)
     later = await take(other, now=NOW + LEASE)
@@ -114,12 +87,11 @@ async def test_dying_after_any_statement_of_a_claim(
 @pytest.mark.parametrize("statements", range(8))
 @pytest.mark.usefixtures("left_behind_at_once")
 async def test_dying_while_deleting_what_has_history_on_its_way(
-    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, statements: int
+    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, dying: Callable[..., Any], statements: int
 ) -> None:
     """The history of a schedule stays when it is deleted, wherever its deletion breaks off."""
     await _leave_in_outbox(other, monkeypatch, await put_and_take(other))
-    _die_after(monkeypatch, store, statements)
-    with contextlib.suppress(Died):
+    with dying(store, statements):
         assert await store.delete(["a"]) == {"a"}
 
     await other.delete(["a"])
@@ -146,7 +118,7 @@ async def test_an_entry_is_left_to_its_settle_for_a_while(place: Any, store: Mon
     await recorded(store)
     assert _remains(place) == {"a": ["a@1"]}
 
-    monkeypatch.setattr(outbox, "_LEFT_BEHIND", {"$gt": ["$seq", 0]})
+    monkeypatch.setattr(outbox, "_MILLISECONDS_TO_SETTLE", -1_000_000)
     await recorded(store)
     assert _remains(place) == {"a": []}
 
@@ -173,15 +145,15 @@ async def test_a_row_merged_late_does_not_replace_a_newer_one(
     claim = await put_and_take(store)
     entries: list[Any] = []
     with monkeypatch.context() as patch:
-        patch.setattr(outbox.Outbox, "clear", _nothing)
+        patch.setattr(outbox, "clear", _nothing)
         await store.settle([outcome(claim, next_run_at=at(-1), runs=(run("a@1", status="failed", attempt=1),))])
     with place.direct() as database:
         entries = database["taskiq_schedules"].find_one({"_id": "a"})["outbox"]
-    await outbox.Outbox(store._session).clear([entries[0]["batch"]])
+    await outbox.clear(store._session, [entries[0]["batch"]])
     await store.settle([outcome(await take_one(store), runs=(run("a@1", status="sent", attempt=2),))])
     with place.direct() as database:
         database["taskiq_schedules"].update_one({"_id": "a"}, {"$set": {"outbox": entries}})
-    await outbox.Outbox(store._session).merge([entries[0]["batch"]])
+    await outbox.merge(store._session, [entries[0]["batch"]])
 
     assert [(row.status, row.attempt) for row in await store.runs(RunQuery(), limit=9)] == [("sent", 2)]
 
@@ -235,7 +207,7 @@ async def test_a_take_over_amid_an_outcome_is_told_apart(
     await store.put([schedule(schedule_id) for schedule_id in ("a", "b", "c")])
     claims = {claim.schedule.id: claim for claim in await take(store)}
     await take(other, now=NOW + LEASE, ids=["b"])
-    before(store, "the second find", lambda: other.runs(RunQuery(), limit=1), finds=0)
+    before(store, "find", lambda: other.runs(RunQuery(), limit=1))
     lost = await store.settle([_outcome(claims["a"], finished=True), _outcome(claims["b"]), _outcome(claims["c"])])
 
     assert lost == {"b"}
@@ -287,8 +259,8 @@ def _outcome(claim: Claim, **fields: Any) -> Any:
 async def _leave_in_outbox(store: MongoStore, monkeypatch: pytest.MonkeyPatch, claim: Claim, **fields: Any) -> None:
     """Settle a claim, as a process does that dies right afterwards."""
     with monkeypatch.context() as patch:
-        patch.setattr(outbox.Outbox, "insert", _nothing)
-        patch.setattr(outbox.Outbox, "clear", _nothing)
+        patch.setattr(outbox, "insert", _nothing)
+        patch.setattr(outbox, "clear", _nothing)
         assert await store.settle([_outcome(claim, **fields)]) == frozenset()
 
 
@@ -302,22 +274,3 @@ def _remains(place: Any) -> dict[str, list[str]]:
             found["_id"]: [row["_id"] for entry in found.get("outbox", []) for row in entry["rows"]]
             for found in database["taskiq_schedules"].find()
         }
-
-
-def _die_after(monkeypatch: pytest.MonkeyPatch, store: MongoStore, statements: int) -> None:
-    """Let `store` reach the server so often, and then no more."""
-    database = store._session
-    left = statements
-
-    def mortal(original: Any) -> Any:
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            nonlocal left
-            if left == 0:
-                raise Died
-            left -= 1
-            return await original(*args, **kwargs)
-
-        return call
-
-    monkeypatch.setattr(database, "write", mortal(database.write))
-    monkeypatch.setattr(database, "read", mortal(database.read))

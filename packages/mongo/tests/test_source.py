@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
-from pymongo.errors import OperationFailure
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from taskiq_sources import source_from_url
 from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
@@ -170,3 +170,14 @@ def test_whatever_the_server_calls_transient_is_no_bug(label: str, ours: bool) -
 
     assert isinstance(error, SourceConnectionError) is ours
     assert ("LockTimeout" in str(error) and "document" not in str(error)) is ours
+
+
+def test_of_several_writes_the_worst_problem_counts_and_none_is_quoted() -> None:
+    """Duplicates alone tell which there are already, and are left to whoever wrote; all else is ours, known or not."""
+    duplicate, other = ({"index": 0, "code": code, "errmsg": "quotes a document"} for code in (11_000, 17_419))
+    only_known, worse = (
+        BulkWriteError({"writeErrors": problems, "writeConcernErrors": []}) for problems in ([duplicate], [duplicate, other])
+    )
+
+    assert connection_error("MongoDB", only_known) is only_known
+    assert repr(connection_error("MongoDB", worse)) == "SourceConnectionError('MongoDB refuses to write (error 17419)')"

@@ -163,25 +163,14 @@ async def test_a_restart_amid_a_settle_is_made_up_for(
 
 
 async def test_a_user_who_may_no_more_than_write_takes_over_from_the_dead(
-    store: StandaloneMongoStore, other: StandaloneMongoStore, monkeypatch: pytest.MonkeyPatch
+    store: StandaloneMongoStore, other: StandaloneMongoStore, dying: Callable[..., Any]
 ) -> None:
     """It takes no special rights to undo what a dead process of the same user has begun."""
     await store.put([schedule("a"), schedule("b")])
     outcomes = [outcome(claim, finished=claim.schedule.id == "a") for claim in await take(store)]
-    session = store._session._session
-
-    class Died(BaseException):
-        """The end of a process, for a test in one."""
-
-    async def die() -> None:
-        raise Died
-
-    async def nothing() -> None: ...
-
-    monkeypatch.setattr(session, "commit_transaction", die)
-    monkeypatch.setattr(session, "abort_transaction", nothing)
-    with pytest.raises(Died):
+    with dying(store, 2) as life:
         await store.settle(outcomes)
+    assert life.died
 
     taken = await asyncio.wait_for(take(other, now=NOW + LEASE), _TIMEOUT)
     assert [claim.schedule.id for claim in taken] == ["a", "b"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ from pymongo.asynchronous.client_session import _TxnState
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, recorded, run, schedule, take
 from taskiq_sources_mongo import MongoStore, StandaloneMongoStore
-from taskiq_sources_mongo.database import Transaction
 from taskiq_sources_mongo.documents import row
 
 pytestmark = pytest.mark.anyio
@@ -21,56 +20,29 @@ _TIMEOUT = 20.0  # seconds: a third of what the server leaves a transaction whos
 _IDS = ["finished", "going", "moved"]
 
 
-class Died(BaseException):
-    """The end of a process, for a test in one."""
-
-
 @pytest.fixture(params=["mongo", "mongo_motor"])
 def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-async def store(place: Any) -> AsyncIterator[MongoStore]:
-    store = place.store()
-    await store.open()
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def other(place: Any, store: MongoStore) -> AsyncIterator[MongoStore]:
-    other = place.store()
-    await other.open()
-    session_id = store._session.session_id
-    yield other
-    with place.direct() as database:  # what is left of the dead would be in the way of those who clear up
-        database.command("killSessions", [{"id": session_id}])
-    await other.close()
-
-
 @pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize("calls", range(7))
 async def test_dying_amid_a_settle(
-    place: Any, store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch, calls: int, repeated: bool
+    place: Any, store: MongoStore, other: MongoStore, dying: Callable[..., Any], calls: int, repeated: bool
 ) -> None:
     """An outcome is applied whole, with its history, or not at all; and whoever takes over does not wait for the dead."""
     await store.put([schedule(schedule_id) for schedule_id in _IDS])
     outcomes = [_outcome(claim, attempt=1 + repeated) for claim in await take(store)]
-    committed = _die_after(monkeypatch, store, calls)
-    try:
+    with dying(store, calls) as life:
         assert await store.settle(outcomes) == frozenset()
-    except Died:
-        pass
-    else:
-        assert calls > 3, "this many calls are more than a settle has: the test has proved everything already"
+    assert life.died or calls > 3, "this many calls are more than a settle has: the test has proved everything already"
 
     rows = await recorded(other)
     found = await other.get(_IDS)
-    assert sorted(rows) == (sorted(f"{schedule_id}@1" for schedule_id in _IDS) if committed else [])
-    assert set(found) == ({"going", "moved"} if committed else set(_IDS))
+    assert sorted(rows) == (sorted(f"{schedule_id}@1" for schedule_id in _IDS) if life.committed else [])
+    assert set(found) == ({"going", "moved"} if life.committed else set(_IDS))
     again = await asyncio.wait_for(take(other, now=NOW + LEASE), _TIMEOUT)
-    assert [claim.schedule.id for claim in again] == ([] if committed else _IDS)
+    assert [claim.schedule.id for claim in again] == ([] if life.committed else _IDS)
     assert await asyncio.wait_for(other.settle([_outcome(claim) for claim in again]), _TIMEOUT) == frozenset()
     assert await other.settle(outcomes) == frozenset(_IDS)
     assert len(await recorded(other)) == len(_IDS)
@@ -79,14 +51,14 @@ async def test_dying_amid_a_settle(
 
 
 async def test_the_dead_do_not_keep_others_from_their_work(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+    store: MongoStore, other: MongoStore, dying: Callable[..., Any]
 ) -> None:
     """While a transaction of a dead process is open, other schedules are claimed, settled and edited as ever."""
     await store.put([schedule(schedule_id) for schedule_id in _IDS])
     outcomes = [_outcome(claim) for claim in await take(store)]
-    _die_after(monkeypatch, store, 2)
-    with pytest.raises(Died):
+    with dying(store, 2) as life:
         await store.settle(outcomes)
+    assert life.died
 
     async def work() -> None:
         await other.put([schedule("fresh")])
@@ -140,14 +112,13 @@ async def test_who_is_alive_is_left_to_settle(
     assert len(attempts) == 1
 
 
-async def test_what_its_own_transaction_left_behind_is_not_in_the_way(store: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_its_own_transaction_left_behind_is_not_in_the_way(store: MongoStore, dying: Callable[..., Any]) -> None:
     """A settle that failed without being able to undo what it had begun is simply done again."""
     await store.put([schedule(schedule_id) for schedule_id in _IDS])
     outcomes = [_outcome(claim) for claim in await take(store)]
-    with monkeypatch.context() as patch:
-        _die_after(patch, store, 2)
-        with pytest.raises(Died):
-            await store.settle(outcomes)
+    with dying(store, 2) as life:
+        await store.settle(outcomes)
+    assert life.died
     session = store._session._session
     getattr(session, "delegate", session)._transaction.state = _TxnState.ABORTED
 
@@ -186,34 +157,3 @@ def _outcome(claim: Claim, **fields: Any) -> Outcome:
     schedule_id = claim.schedule.id
     runs = (run(f"{schedule_id}@1", schedule_id=schedule_id, **fields),)
     return outcome(claim, finished=schedule_id == "finished", runs=runs)
-
-
-def _die_after(monkeypatch: pytest.MonkeyPatch, store: MongoStore, calls: int) -> list[str]:
-    """Let a transaction of `store` reach the server so often, and then no more; return what tells of a commit."""
-    session = store._session._session
-    left = calls
-    committed: list[str] = []
-
-    def live() -> None:
-        nonlocal left
-        if left == 0:
-            raise Died
-        left -= 1
-
-    async def call(transaction: Transaction, *args: Any, original: Any = Transaction.read, **options: Any) -> Any:
-        if transaction.schedules is store._session.schedules:
-            live()
-        return await original(transaction, *args, **options)
-
-    async def commit(*, original: Any = session.commit_transaction) -> None:
-        live()
-        await original()
-        committed.append("committed")
-
-    async def nothing() -> None: ...
-
-    monkeypatch.setattr(Transaction, "read", call)
-    monkeypatch.setattr(Transaction, "write", call)
-    monkeypatch.setattr(session, "commit_transaction", commit)
-    monkeypatch.setattr(session, "abort_transaction", nothing)
-    return committed

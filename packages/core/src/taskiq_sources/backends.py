@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import fields
 from datetime import timedelta
-from itertools import islice
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from taskiq_sources.errors import (
@@ -156,10 +155,21 @@ def check_schema_version(found: int, known: int, *, where: str, package: str) ->
         )
 
 
-def portions(values: Iterable[T], size: int | None) -> Iterator[list[T]]:
-    """Yield the values in lists of at most `size`; of None, in one list."""
-    remaining = iter(values)
-    while portion := list(islice(remaining, size)):
+def portions(values: Iterable[T], size: int | None, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[list[T]]:
+    """Yield the values in lists that weigh at most `size`, or have a single one that weighs more; of None, in one list."""
+    portion: list[T] = []
+    weight = 0
+    for value in values:
+        more = weigh(value)
+        if portion and size is not None and weight + more > size:
+            yield portion
+            portion, weight = [], 0
+        portion.append(value)
+        weight += more
+        if size is not None and weight >= size:  # without a look at the next value, which may be made as it is needed
+            yield portion
+            portion, weight = [], 0
+    if portion:
         yield portion
 
 

@@ -7,7 +7,8 @@ waits for its history to be moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter, itemgetter
@@ -60,6 +61,23 @@ def token_of(claim: Claim) -> str:
 def seq_of(claim: Claim) -> int:
     """Return a ``seq`` above all that the schedule has had before the claim, and not above any that it has after it."""
     return int(claim.token.partition(".")[2])
+
+
+def columns(claims: Collection[Claim]) -> dict[str, list[Any]]:
+    """Return ``ids``, ``holders`` (token and id in one, as of a schedule that is claimed so) and ``revisions`` of claims."""
+    return {
+        "ids": [claim.schedule.id for claim in claims],
+        "holders": [token_of(claim) + claim.schedule.id for claim in claims],
+        "revisions": [claim.schedule.revision for claim in claims],
+    }
+
+
+def unedited(claims: Collection[Claim]) -> list[Document]:
+    """Return conditions of which one is fulfilled by a schedule that is claimed so, and of which *when* was not edited since."""
+    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for claim in claims:
+        alike[token_of(claim), claim.schedule.revision].append(claim.schedule.id)
+    return [{"token": token, "timing_revision": {"$lte": at}, "_id": {"$in": ids}} for (token, at), ids in alike.items()]
 
 
 def settled(outcome: Outcome) -> Document:

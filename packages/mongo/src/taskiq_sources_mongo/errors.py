@@ -12,6 +12,8 @@ from taskiq_sources.errors import SourceConnectionError, shorten
 #: Somebody has ended the session, or what it was doing.
 INTERRUPTED: Final = 11_601
 
+_DUPLICATE_KEY = 11_000
+
 
 def is_lost_connection(error: errors.PyMongoError) -> bool:
     """Tell whether a connection broke under a call, so that another one may do better at once."""
@@ -28,13 +30,23 @@ def is_undone(error: errors.PyMongoError) -> bool:
 
 
 def connection_error(where: str, error: errors.PyMongoError) -> Exception:
-    """Return our error for one of the driver's; one that is a bug of ours is returned as it is.
+    """Return our error for one of the driver's.
+
+    One that is a bug of ours is returned as it is, and so is one that says no more than which documents there are already.
 
     Args:
         where: How to name the database.
         error: What was raised.
     """
-    if isinstance(error, errors.WaitQueueTimeoutError):
+    if isinstance(error, errors.BulkWriteError):
+        problems = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
+        worst = next((problem for problem in problems if problem["code"] != _DUPLICATE_KEY), None)
+        if worst is None:
+            return error
+        # Its text quotes documents.
+        told = Advice.load(__package__).of(str(worst["code"])) or "refuses to write (error {})"
+        problem = told.format(worst.get("codeName", worst["code"]))
+    elif isinstance(error, errors.WaitQueueTimeoutError):
         problem = "no connection of the pool was free in time: make it larger (maxPoolSize)"
     elif isinstance(error, errors.ConnectionFailure):
         # The driver goes on with its settings and a dump of what it knows of the servers.

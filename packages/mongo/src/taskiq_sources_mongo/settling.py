@@ -10,22 +10,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 from pymongo.errors import BulkWriteError
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.models import Claim, Outcome
-from taskiq_sources_mongo import statements
-from taskiq_sources_mongo.database import DUPLICATE_KEY, Calls, Database, Transaction
-from taskiq_sources_mongo.documents import rows_of
-from taskiq_sources_mongo.outbox import Outbox
+from taskiq_sources.models import Outcome
+from taskiq_sources_mongo import outbox
+from taskiq_sources_mongo.database import Calls, Database, Transaction
+from taskiq_sources_mongo.documents import columns, row, rows_of, settled, unedited
 
 logger = logging.getLogger("taskiq_sources")
 
 
 class _Unexpected(Exception):
-    """Outcomes were lost, or rows were known: a transaction that has not looked for them has to begin anew."""
+    """Outcomes were lost: a transaction that has not looked for them has to begin anew."""
 
 
 async def settle(database: Database, outcomes: Sequence[Outcome]) -> set[str]:
@@ -40,7 +40,7 @@ async def settle(database: Database, outcomes: Sequence[Outcome]) -> set[str]:
     careful = any(run.attempt > 1 for outcome in outcomes for run in outcome.runs)
     try:
         return await database.transaction(partial(_at_once, outcomes, careful))
-    except _Unexpected:
+    except (_Unexpected, BulkWriteError):  # of the latter: rows were known
         return await database.transaction(partial(_at_once, outcomes, True))
 
 
@@ -54,52 +54,45 @@ async def _at_once(outcomes: Sequence[Outcome], careful: bool, transaction: Tran
 
     Raises:
         _Unexpected: It should have been careful.
+        BulkWriteError: The same.
     """
-    schedules, runs = transaction.schedules, transaction.runs
     lost: set[str] = set()
     if careful:
-        held = await transaction.ids(statements.held(_claims(outcomes)))
+        held = await transaction.ids("held", **_columns(outcomes))
         lost = {outcome.claim.schedule.id for outcome in outcomes} - held
         outcomes = [outcome for outcome in outcomes if outcome.claim.schedule.id in held]
     finished = [outcome for outcome in outcomes if outcome.finished]
     going = [outcome for outcome in outcomes if not outcome.finished]
     done = 0
     if finished:
-        to_go = statements.free_to_go(_claims(finished))
-        done = (await transaction.write(schedules.delete_many, to_go, hint="_id_")).deleted_count
+        claims = [outcome.claim for outcome in finished]
+        done = (await transaction.run("settle_finished", **columns(claims), unedited=unedited(claims))).deleted_count
     if done < len(finished):
         going = list(outcomes)  # those that were edited stay, some have an outbox left, and those that are gone are not found
     if going:
-        held_ones, change = statements.held(_claims(going)), statements.move_on(going)
-        done += (await transaction.write(schedules.update_many, held_ones, change, hint="_id_")).matched_count
+        done += (await transaction.run("settle", **_settled(going), batch=None, rows=[])).matched_count
     if done < len(outcomes):
         raise _Unexpected
     rows = rows_of(outcomes)
     if rows and careful:
-        await transaction.write(runs.delete_many, {"_id": {"$in": list(rows)}}, hint="_id_")
+        await transaction.run("known", ids=list(rows))
     if rows:
-        try:
-            await transaction.write(runs.insert_many, list(rows.values()), ordered=False)
-        except BulkWriteError as error:
-            if any(problem["code"] == DUPLICATE_KEY for problem in error.details["writeErrors"]):
-                raise _Unexpected from None
-            raise
+        await transaction.call(transaction.runs.insert_many, list(rows.values()), ordered=False)
     return lost | await _ended(transaction, outcomes)
 
 
 async def _by_outbox(database: Database, outcomes: Sequence[Outcome]) -> set[str]:
     """Settle with statements that are atomic for each schedule, and move the history afterwards."""
-    outbox, batch = Outbox(database), uuid4().hex
-    ids = {outcome.claim.schedule.id for outcome in outcomes}
-    held, change = statements.held(_claims(outcomes)), statements.move_on(outcomes, batch)
-    done = await database.write(database.schedules.update_many, held, change, hint="_id_")
-    applied = ids
-    if done.matched_count < len(ids):  # the outbox tells, as it does if the answer was lost and the statement repeated
-        applied = await database.ids({"_id": {"$in": list(ids)}, "outbox.batch": batch})
+    batch = uuid4().hex
+    rows = [[row(run) for run in outcome.runs] for outcome in outcomes]
+    applied = ids = {outcome.claim.schedule.id for outcome in outcomes}
+    done = await database.run("settle", **_settled(outcomes), batch=batch, rows=rows)
+    if done.matched_count < len(ids):
+        applied = await database.ids("outbox_settled", ids=list(ids), batch=batch)
     ended = await _ended(database, outcomes)
     try:
-        await outbox.insert([outcome for outcome in outcomes if outcome.claim.schedule.id in applied], batch)
-        await outbox.clear([batch], finished=any(outcome.finished for outcome in outcomes))
+        await outbox.insert(database, [outcome for outcome in outcomes if outcome.claim.schedule.id in applied], batch)
+        await outbox.clear(database, [batch], finished=any(outcome.finished for outcome in outcomes))
     except SourceConnectionError:
         logger.debug("%s: settled; whoever comes next moves the history.", database.where, exc_info=True)
     return (ids - applied) | ended
@@ -110,8 +103,12 @@ async def _ended(calls: Calls, outcomes: Sequence[Outcome]) -> set[str]:
     going = [outcome.claim for outcome in outcomes if not (outcome.release or outcome.finished)]
     if not going:
         return set()
-    return {claim.schedule.id for claim in going} - await calls.ids(statements.held(going))
+    return {claim.schedule.id for claim in going} - await calls.ids("held", **columns(going))
 
 
-def _claims(outcomes: Sequence[Outcome]) -> list[Claim]:
-    return [outcome.claim for outcome in outcomes]
+def _columns(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    return columns([outcome.claim for outcome in outcomes])
+
+
+def _settled(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
+    return {**_columns(outcomes), "settled": [settled(outcome) for outcome in outcomes]}

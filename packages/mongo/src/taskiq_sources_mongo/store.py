@@ -7,30 +7,39 @@ here relies on more; what does is in :mod:`taskiq_sources_mongo.settling`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Any, ClassVar
+from itertools import chain
+from operator import itemgetter
+from typing import ClassVar
 from urllib.parse import unquote
 
-from pymongo import InsertOne, MongoClient, ReturnDocument
+from pymongo import InsertOne, MongoClient, UpdateOne
 
-from taskiq_sources.backends import SessionStore, check_durations, portions
+from taskiq_sources.backends import (
+    WHEN,
+    SessionStore,
+    changed_fields,
+    check_durations,
+    check_either,
+    check_revision,
+    portions,
+)
 from taskiq_sources.clock import floor_ms
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, ScheduleValidationError
+from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_mongo import schema, statements
+from taskiq_sources_mongo import outbox, schema
 from taskiq_sources_mongo.addresses import address_of
-from taskiq_sources_mongo.database import Client, Database, connect
-from taskiq_sources_mongo.documents import Document, claim_from, new_schedule, run_from, schedule_from
-from taskiq_sources_mongo.outbox import Outbox
+from taskiq_sources_mongo.database import Client, Database, aware, connect
+from taskiq_sources_mongo.documents import Document, claim_from, columns, new_schedule, run_from, schedule_from
 from taskiq_sources_mongo.settling import settle
-from taskiq_sources_mongo.statements import alive
+from taskiq_sources_mongo.statements import statement
 
 _DEFAULT_DATABASE = "taskiq"
+_FOREVER = datetime.max.replace(tzinfo=timezone.utc)
 
 #: How many ids are named in one statement: of the longest there are, they still fit into a message.
 _MOST_IDS = 5_000
@@ -39,10 +48,6 @@ _MOST_IDS = 5_000
 _BATCH = 1_000
 
 _PRUNE_BATCH = 5_000
-
-#: How many schedules `next_due` looks at: the first, and if that is in flight, more and more.
-_FIRST_WINDOWS = (1, 100)
-_WINDOW_GROWTH = 10
 
 
 class MongoStore(SessionStore[Database]):
@@ -78,8 +83,7 @@ class MongoStore(SessionStore[Database]):
     ) -> None:
         super().__init__()
         check_durations(connect_timeout=connect_timeout, command_timeout=command_timeout)
-        if (url is None) == (client is None):
-            raise ScheduleValidationError("url", "…" if url else url, "give either a url or a client")
+        check_either(url=url, client=client)
         if isinstance(client, MongoClient):
             raise ScheduleValidationError("client", type(client), "use a pymongo.AsyncMongoClient or a motor AsyncIOMotorClient")
         if client is not None:
@@ -106,10 +110,7 @@ class MongoStore(SessionStore[Database]):
 
     async def _prepare(self, session: Database) -> None:
         await schema.prepare(session, push=self.capabilities.push)
-        await Outbox(session).move_all()
-
-    async def _end(self, session: Database) -> None:
-        await session.close()
+        await outbox.move_all(session)
 
     async def now(self) -> datetime:
         hello = await self._session.hello()
@@ -119,40 +120,39 @@ class MongoStore(SessionStore[Database]):
 
     async def put(self, schedules: Sequence[StoredSchedule], *, replace: bool = True) -> frozenset[str]:
         database = self._session
-        given = {schedule.id: schedule for schedule in schedules}
-        absent = {schedule.id: InsertOne(new_schedule(schedule)) for schedule in schedules}
-        _, left = await database.write_each(database.schedules, absent, repeatable=False)
+        given = {schedule.id: new_schedule(schedule) for schedule in schedules}
+        _, left = await database.write_each(database.schedules, {name: InsertOne(new) for name, new in given.items()})
         existing: set[str] = set()
         while left:
-            writes = {schedule_id: statements.upsert(given[schedule_id], replace=replace) for schedule_id in left}
-            created, refused = await database.write_each(database.schedules, writes, repeatable=False)
+            upserts = {name: UpdateOne(**statement("put", {"id": name, "new": given[name], "replace": replace})) for name in left}
+            created, refused = await database.write_each(database.schedules, upserts)
             existing |= left - created - refused
             # In the way of a new schedule is one that has finished but is not quite gone, or one that somebody else just stores.
-            await Outbox(database).move_of(refused)
+            await outbox.move_of(database, refused)
             left = refused
         return frozenset(existing)
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        found = [schedule_from(document) for some in portions(ids, _MOST_IDS) for document in await self._find(alive(some))]
-        return {schedule.id: schedule for schedule in found}
+        database = self._session
+        found = [document for some in portions(ids, _MOST_IDS) for document in await database.run("get", ids=some)]
+        return {document["_id"]: schedule_from(document) for document in found}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
-        found = await self._find(statements.matching(query, after), sort=[("_id", 1)], limit=limit)
+        all_states = query.paused is None and query.quarantined is None
+        due = {"due_of_all": query.due_before if all_states else None, "due_of_these": None if all_states else query.due_before}
+        found = await self._session.run("page", **asdict(query), **due, after=after, limit=limit)
         return [schedule_from(document) for document in found]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
         database = self._session
         existed: set[str] = set()
         for some in portions(ids, _MOST_IDS):
-            left = await database.ids(alive(some))
-            existed |= left
-            while left:
-                ready = {**alive(left), "outbox.batch": {"$exists": False}}
-                done = await database.write(database.schedules.delete_many, ready, hint="_id_")
-                if done.deleted_count == len(left):
+            left = some
+            while left := list(await database.ids("alive", ids=left)):
+                existed.update(left)
+                if (await database.run("delete", ids=left)).deleted_count == len(left):
                     break
-                await Outbox(database).move_of(left)  # the history of a schedule stays
-                left = await database.ids(alive(left))
+                await outbox.move_of(database, left)  # the history of a schedule stays
         return frozenset(existed)
 
     async def update(
@@ -162,18 +162,14 @@ class MongoStore(SessionStore[Database]):
         *,
         expected_revision: int | None = None,
     ) -> StoredSchedule:
-        database = self._session
-        condition = alive([id]) if expected_revision is None else {**alive([id]), "revision": expected_revision}
-        how: dict[str, Any] = {"return_document": ReturnDocument.AFTER, "repeatable": False}
+        given = changed_fields(changes)
+        edit = {"changes": given, "of_when": not WHEN.isdisjoint(given), "expected_revision": expected_revision}
         while True:
-            edited = await database.write(database.schedules.find_one_and_update, condition, statements.edit(changes), **how)
+            edited = await self._session.run("update", id=id, **edit)
             if edited is not None:
-                return schedule_from(edited)
-            found = await self._find(alive([id]), {"revision": 1})
-            if not found:
-                raise ScheduleNotFoundError(id)
-            if expected_revision not in {None, found[0]["revision"]}:
-                raise RevisionConflictError(id, expected_revision or 0, found[0]["revision"])
+                return schedule_from(aware(edited))
+            found = await self._session.run("alive", ids=[id])
+            check_revision(id, found[0]["revision"] if found else None, expected_revision)
 
     # -- dispatch ------------------------------------------------------------------------------------------------------------
 
@@ -188,122 +184,91 @@ class MongoStore(SessionStore[Database]):
         early: timedelta = timedelta(0),
     ) -> list[Claim]:
         claims: list[Claim] = []
-        while len(claims) < limit:
-            wanted = min(limit - len(claims), _BATCH)
-            found = await self._eligible(now, now + early, wanted, ids)
+        window = {"now": now, "horizon": now + early}
+        while wanted := min(limit - len(claims), _BATCH):
+            found = await self._eligible(window, wanted, ids)
             if found:
-                claims += await self._take(found, now, now + early, claimant, now + lease)
+                claims += await self._take(found, window, claimant, now + lease)
             if len(found) < wanted:
                 break
         return sorted(claims, key=lambda claim: (claim.schedule.next_run_at or now, claim.schedule.id))
 
-    async def _eligible(self, now: datetime, horizon: datetime, limit: int, ids: Collection[str] | None) -> dict[str, int]:
+    async def _eligible(self, window: Document, limit: int, ids: Collection[str] | None) -> dict[str, int]:
         """Return the oldest that may be claimed, and at which revision they are."""
-        fields = {"next_run_at": 1, "revision": 1, "lease_until": 1, "settles_in": 1}
-        options: dict[str, Any] = {"fields": fields, "sort": statements.OLDEST_DUE, "limit": limit}
-        if ids is None:
-            found = await self._find(statements.eligible(now, horizon), hint="due", **options)
-        else:
-            batches = [statements.eligible(now, horizon, some) for some in portions(ids, _MOST_IDS)]
-            found = [document for batch in batches for document in await self._find(batch, hint="_id_", **options)]
-            found.sort(key=lambda document: (document["next_run_at"], document["_id"]))
-        del found[limit:]
+        database = self._session
+        places = [("due", None)] if ids is None else [("_id_", some) for some in portions(ids, _MOST_IDS)]
+        offers = [await database.run("eligible", **window, index=index, ids=some, limit=limit) for index, some in places]
+        found = sorted(chain(*offers), key=itemgetter("next_run_at", "_id"))[:limit]
         # Whoever let a lease end may have died amid a transaction, which would hold us off for a minute.
-        former = {document.get("settles_in") for document in found if document["lease_until"] is not None}
-        await self._session.end_transactions(former)
+        await database.end_transactions({one.get("settles_in") for one in found if one["lease_until"] is not None})
         return {document["_id"]: document["revision"] for document in found}
 
-    async def _take(
-        self, revisions: Mapping[str, int], now: datetime, horizon: datetime, claimant: str, lease_until: datetime
-    ) -> list[Claim]:
+    async def _take(self, revisions: Mapping[str, int], window: Document, claimant: str, lease_until: datetime) -> list[Claim]:
         """Claim those of these schedules that still may be claimed."""
-        database, token = self._session, uuid.uuid4().hex
-        free = statements.eligible(now, horizon, revisions)
-        taken = statements.take(token, claimant, lease_until, database.session_id)
-        # Whether it was done once, or twice because the first answer was lost: what has our token is ours.
-        await database.write(database.schedules.update_many, free, taken, hint="_id_")
+        database, ids, token = self._session, list(revisions), uuid.uuid4().hex
+        marks = {"token": token, "claimant": claimant, "lease_until": lease_until, "session_id": database.session_id}
+        await database.run("claim", **window, **marks, ids=ids)
         claims, moved = [], []
-        for document in await self._find({"_id": {"$in": list(revisions)}, "token": token}, hint="_id_"):
+        for document in await database.run("claimed", ids=ids, token=token):
             found_at = revisions[document["_id"]]
-            if document["timing_revision"] > found_at or document["revision"] < found_at:
-                moved.append(document["_id"])  # edited since it was found, or made anew: it may not be due any more
-            else:
+            if document["timing_revision"] <= found_at <= document["revision"]:
                 document["revision"] = found_at
-                claims.append(claim_from(document, now=now))
+                claims.append(claim_from(document, now=window["now"]))
+            else:
+                moved.append(document["_id"])  # edited since it was found, or made anew: it may not be due any more
         if moved:
-            ours = {"_id": {"$in": moved}, "token": token}
-            await database.write(database.schedules.update_many, ours, statements.GIVE_BACK)
+            await database.run("give_back", ids=moved, token=token)
         return claims
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         database = self._session
         ours: set[str] = set()
         for some in portions(claims, _BATCH):
-            held = statements.held(some)
-            done = await database.write(database.schedules.update_many, held, {"$set": {"lease_until": until}}, hint="_id_")
-            named = {claim.schedule.id for claim in some}
-            ours |= named if done.matched_count == len(named) else await database.ids(held)
+            held = columns(some)
+            done = await database.run("renew", **held, until=until)
+            named = set(held["ids"])
+            ours |= named if done.matched_count == len(named) else await database.ids("held", **held)
         return frozenset(ours)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         database = self._session
         lost: set[str] = set()
-        for some in _batches(outcomes):
+        for some in portions(outcomes, _BATCH, lambda outcome: max(1, len(outcome.runs))):
             lost |= await settle(database, some)
         return frozenset(lost)
 
     async def next_due(self, now: datetime) -> datetime | None:
-        window, larger = _FIRST_WINDOWS
-        while True:
-            options: dict[str, Any] = {"sort": statements.OLDEST_DUE, "limit": window, "hint": "due"}
-            found = await self._find(statements.PENDING, {"next_run_at": 1, "lease_until": 1}, **options)
-            earliest: datetime | None = None
-            for document in found:
-                due, lease_until = document["next_run_at"], document["lease_until"]
-                if earliest is not None and earliest <= due:
-                    return earliest
-                instant = due if lease_until is None or lease_until <= now else max(due, lease_until)
-                earliest = instant if earliest is None else min(earliest, instant)
-            if len(found) < window or earliest == found[-1]["next_run_at"]:
-                return earliest
-            window, larger = larger, larger * _WINDOW_GROWTH
+        database = self._session
+        free = await database.run("eligible", now=now, horizon=_FOREVER, index="due", ids=None, limit=1)
+        horizon = free[0]["next_run_at"] if free else _FOREVER
+        leased = await database.run("in_flight", horizon=horizon)
+        return min((one["next_run_at"] for one in [*free, *leased]), default=None)
 
     # -- history -------------------------------------------------------------------------------------------------------------
 
     async def runs(self, query: RunQuery, *, after: Run | None = None, limit: int) -> list[Run]:
         database = self._session
-        await Outbox(database).move_all()
-        found = await database.find(database.runs, statements.recorded(query, after), sort=statements.NEWEST, limit=limit)
-        return [run_from(document) for document in found]
+        await outbox.move_all(database)
+        place = {"after_recorded_at": after and after.recorded_at, "after_id": after and after.occurrence_id}
+        return [run_from(document) for document in await database.run("runs", **asdict(query), **place, limit=limit)]
 
     async def prune_runs(self, *, before: datetime, keep: int) -> int:
-        database, outbox = self._session, Outbox(self._session)
-        await outbox.move_all()
+        database = self._session
+        await outbox.move_all(database)
         # The oldest rows go, either up to an instant or up to the newest that is one too many: whichever leaves less.
-        place: dict[str, Any] = {"sort": statements.NEWEST, "skip": keep, "limit": 1, "hint": "newest"}
-        condition: Document = {"recorded_at": {"$lt": before}}
-        for surplus in await database.find(database.runs, {}, {"recorded_at": 1}, **place):
-            if surplus["recorded_at"] >= before:
-                condition = statements.older(surplus["recorded_at"], surplus["_id"], or_equal=True)
-        await outbox.forget(condition)
+        surplus = [(row["recorded_at"], row["_id"]) for row in await database.run("surplus", keep=keep)]
+        recorded_at, row_id = max([(before, ""), *surplus])
+        place = {"recorded_at": recorded_at, "id": row_id}
+        await database.run("forget", **place)
         total = 0
-        while found := await database.find(database.runs, condition, {"_id": 1}, sort=statements.OLDEST, limit=_PRUNE_BATCH):
-            still = {"_id": {"$in": [document["_id"] for document in found]}, **condition}
-            total += (await database.write(database.runs.delete_many, still)).deleted_count
+        while found := await database.ids("outdated", **place, limit=_PRUNE_BATCH):
+            total += (await database.run("prune", **place, ids=list(found))).deleted_count
         return total
 
     # -- push ----------------------------------------------------------------------------------------------------------------
 
-    async def watch(self) -> AsyncIterator[None]:
-        database = self._session
-        async with aclosing(database.changes(database.schedules, statements.NEWS)) as changes:
-            async for _ in changes:
-                yield
-
-    # -- helpers -------------------------------------------------------------------------------------------------------------
-
-    async def _find(self, condition: Document, fields: Document | None = None, **options: Any) -> list[Document]:
-        return await self._session.find(self._session.schedules, condition, fields, **options)
+    def watch(self) -> AsyncIterator[None]:
+        return self._session.changes()
 
 
 class StandaloneMongoStore(MongoStore):
@@ -315,17 +280,3 @@ class StandaloneMongoStore(MongoStore):
     capabilities: ClassVar[Capabilities] = replace(MongoStore.capabilities, push=False)
 
     watch = ScheduleStore.watch
-
-
-def _batches(outcomes: Sequence[Outcome]) -> Iterator[list[Outcome]]:
-    """Yield the outcomes in lists that are written at once: of at least one, and of hardly more history rows than outcomes."""
-    batch: list[Outcome] = []
-    rows = 0
-    for outcome in outcomes:
-        if len(batch) >= _BATCH or (batch and rows + len(outcome.runs) > _BATCH):
-            yield batch
-            batch, rows = [], 0
-        batch.append(outcome)
-        rows += len(outcome.runs)
-    if batch:
-        yield batch
