@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -23,7 +23,9 @@ from taskiq_sources import (
     only_unique,
 )
 from taskiq_sources.memory import MemoryData
-from taskiq_sources.models import Run
+from taskiq_sources.models import Claim, Run
+from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.pace import Pace
 from taskiq_sources_conformance.virtual import ForeignSource, outage
 from taskiq_sources_conformance.virtual_loop import LoopClock, VirtualEventLoop
 
@@ -476,6 +478,44 @@ async def test_stopping_lets_sends_end_and_gives_the_rest_back(world: World) -> 
     await world.scheduler()
     await asyncio.sleep(60)
     assert sorted(world.broker.args()) == list(range(300))
+
+
+async def test_the_store_looks_for_more_while_claims_are_made_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim is under way before the one before it is planned; on stop, what comes of it is given back."""
+    await world.add(30, time=START)
+    source = world.another_source()
+    claim, plan = source.store.claim, source.desk.plan
+    steps: list[str] = []
+
+    async def slow_claim(*args: Any, **arguments: Any) -> list[Claim]:
+        steps.append("claim")
+        if len(steps) > 1:
+            await asyncio.sleep(5)
+        return await claim(*args, **arguments)
+
+    async def noted_plan(claims: Sequence[Claim]) -> list[Dispatch]:
+        await asyncio.sleep(0)  # as long as a claim needs to begin
+        steps.append(f"plan {len(claims)}")
+        return await plan(claims)
+
+    monkeypatch.setattr(source.store, "claim", slow_claim)
+
+    class Eager(Pace):
+        def __init__(self, *arguments: int) -> None:
+            super().__init__(*arguments)
+            self.low_mark = 10
+
+    monkeypatch.setattr(source.desk, "plan", noted_plan)
+    monkeypatch.setattr("taskiq_sources.dispatcher.Pace", Eager)
+    scheduler = await world.scheduler(source, max_concurrent_sends=10, batch_size=10)
+    await asyncio.sleep(1)
+    assert steps == ["claim", "claim", "plan 10"]
+
+    await scheduler.stop()
+
+    assert steps[3:] == ["plan 10"]
+    assert len(world.broker.sent) == 10
+    assert all(schedule.lease_until is None for schedule in world.data.schedules.values())
 
 
 async def test_stopping_does_not_wait_for_ever(world: World) -> None:

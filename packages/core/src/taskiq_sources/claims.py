@@ -7,7 +7,7 @@ and does not send.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from taskiq.abc.serializer import TaskiqSerializer
@@ -88,13 +88,26 @@ class ClaimDesk:
         Raises:
             SourceConnectionError: The store cannot be reached. What was claimed by then is free again when its lease ends.
         """
+        return await self.plan(await self.claim(limit=limit, ids=ids, early=early))
+
+    async def claim(
+        self,
+        *,
+        limit: int,
+        ids: Collection[str] | None = None,
+        early: timedelta = timedelta(0),
+    ) -> list[Claim]:
+        """Claim due occurrences, as `take` does, and leave what they mean to `plan`."""
         now = await self._clock.now()
-        claims = await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
+        return await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
+
+    async def plan(self, claims: Iterable[Claim]) -> list[Dispatch]:
+        """Return what is to be sent of `claims`, and record what is not, as `take` does."""
         first: list[Outcome] = []
         dispatches: list[Dispatch] = []
         with collector_waits():
             for claim in claims:
-                plan = self._plan(claim, now)
+                plan = self._plan(claim, claim.claimed_at)
                 if plan.settle_first is not None:
                     first.append(plan.settle_first)
                 if plan.dispatch is not None:

@@ -20,6 +20,7 @@ import logging
 import random
 from collections import deque
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from taskiq_sources import occurrences
 from taskiq_sources.backends import portions
@@ -30,7 +31,7 @@ from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.metrics import Metrics
-from taskiq_sources.models import Outcome
+from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.pace import Pace
 from taskiq_sources.sending import Send, Senders
@@ -45,6 +46,9 @@ _GATHERING = 0.01  # for so long results are gathered, to be settled in one call
 _SETTLERS = 2  # one makes a call ready while that of the other is under way
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
+
+#: For how many was asked, when (on the event loop's clock), and the claims.
+_Asking: TypeAlias = tuple[int, float, "asyncio.Future[list[Claim]]"]
 
 
 class Dispatcher:
@@ -91,6 +95,7 @@ class Dispatcher:
             done=self._sent,
             running_low=self._wake.set,
         )
+        self._ahead: _Asking | None = None
         self._results: deque[Held] = deque()
         self._results_wait = asyncio.Event()
         self._enough = asyncio.Event()
@@ -141,7 +146,8 @@ class Dispatcher:
                     task.result()  # a helper never ends by itself: if it did, this raises why
             await self._drain()
         finally:
-            await end([feeder, *helpers])
+            await end([feeder, *helpers, *(self._ahead or ())[2:]])
+            self._ahead = None
             await self._senders.end()  # should it be run again: whatever is left would else be renewed for ever and never sent
             self._results.clear()
             self.ledger.clear()
@@ -166,23 +172,21 @@ class Dispatcher:
             pause = _FIRST_PAUSE
             if wait > 0 and not self._stop.is_set():
                 await event_or_timeout(self._wake, wait)
+        if self._ahead is not None:
+            try:
+                await self._take(*self._ahead)
+            except SourceConnectionError as error:
+                self._store_failed(error)
 
     async def _claim_what_is_due(self) -> float:
         """Claim what there is room for; return how many seconds to wait for more, unless something happens."""
         poll = self._settings.poll_interval.total_seconds()
-        room = self._room()
-        if room <= 0:
+        asking = self._ahead or await self._ask()
+        if asking is None:
             return min(poll, self.breaker.remaining or poll)
-        await self._keep_what_is_held()
-        asked = asyncio.get_running_loop().time()
-        taken = await self._desk.take(limit=room)
+        if await self._take(*asking):
+            return 0 if self._ahead or self._room() > 0 else poll  # what is waited for is room
         now = await self._clock.now()
-        if taken:
-            self.last_claim_at = now
-            self.metrics.claimed(len(taken))
-            self._enqueue(taken, asked)
-        if len(taken) == room:
-            return 0 if self._room() > 0 else poll  # there may be more; what is waited for is room
         self.next_due = await self._store.next_due(now)
         if self.next_due is None:
             return poll
@@ -190,16 +194,38 @@ class Dispatcher:
         self.overdue = max(-until_due, timedelta(0))
         return min(poll, max(until_due.total_seconds(), _SHORTEST_WAIT))
 
-    def _room(self) -> int:
+    async def _take(self, room: int, asked: float, claiming: asyncio.Future[list[Claim]]) -> bool:
+        """Have claims sent, for `room` of which was asked; return whether there may be more."""
+        self._ahead = None
+        claims = await claiming
+        if len(claims) == room:
+            self._ahead = await self._ask(coming=room)  # the store looks for more while these are made ready
+        taken = await self._desk.plan(claims)
+        if taken:
+            self.last_claim_at = await self._clock.now()
+            self.metrics.claimed(len(taken))
+            self._enqueue(taken, asked)
+        return len(claims) == room
+
+    async def _ask(self, coming: int = 0) -> _Asking | None:
+        """Begin to claim what there is room for beside `coming`; None if there is none."""
+        room = self._room(coming)
+        if room <= 0:
+            return None
+        await self._keep_what_is_held()
+        asked = asyncio.get_running_loop().time()
+        return room, asked, asyncio.ensure_future(self._desk.claim(limit=room))
+
+    def _room(self, coming: int = 0) -> int:
         """How many occurrences may be claimed now. Never more than can be sent soon: the rest is for other schedulers."""
-        state = self.breaker.state
+        state = "open" if self._stop.is_set() else self.breaker.state
         if state == "open":
             return 0
         if state == "half_open":
-            return 0 if self.ledger else 1
+            return 0 if self.ledger or coming else 1
         self._pace.judge(asyncio.get_running_loop().time())
         self._senders.low_mark = self._pace.low_mark
-        if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) > self._pace.low_mark:
+        if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) + coming > self._pace.low_mark:
             return 0
         return self._pace.batch
 
@@ -210,7 +236,10 @@ class Dispatcher:
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
             held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
-        self._senders.put(held)
+        if self._stop.is_set():
+            self._results.extend(held)  # to be given back
+        else:
+            self._senders.put(held)
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
