@@ -236,10 +236,7 @@ class Dispatcher:
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
             held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
-        if self._stop.is_set():
-            self._results.extend(held)  # to be given back
-        else:
-            self._senders.put(held)
+        (self._results.extend if self._stop.is_set() else self._senders.put)(held)  # the former are given back
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
