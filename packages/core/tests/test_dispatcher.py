@@ -22,6 +22,7 @@ from taskiq_sources import (
     ScheduleValidationError,
     only_unique,
 )
+from taskiq_sources.claims import AT_ONE_GO
 from taskiq_sources.memory import MemoryData
 from taskiq_sources.models import Claim, Run
 from taskiq_sources.occurrences import Dispatch
@@ -639,3 +640,23 @@ async def test_every_source_needs_a_send(world: World) -> None:
     """The bound on sends is shared by all sources, so it must not be less than their number."""
     with pytest.raises(ScheduleValidationError, match="max_concurrent_sends"):
         DurableScheduler(world.broker, [world.source, world.another_source()], max_concurrent_sends=1)
+
+
+async def test_others_have_their_turn_while_many_are_planned(world: World) -> None:
+    """Threads of a database driver need the interpreter meanwhile, and sends the event loop."""
+    await world.add(500, time=START)
+    source = world.another_source()
+    await source.startup()
+    turns: list[int] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(len(world.broker.sent))
+            await asyncio.sleep(0)
+
+    claims = await source.desk.claim(limit=500)
+    counting = asyncio.ensure_future(others())
+    await source.desk.plan(claims)
+    counting.cancel()
+
+    assert len(turns) >= 500 / AT_ONE_GO

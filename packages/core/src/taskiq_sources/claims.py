@@ -6,13 +6,16 @@ and does not send.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_sources import definitions, occurrences
+from taskiq_sources.backends import portions
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, TaskiqSourcesError
@@ -23,6 +26,9 @@ from taskiq_sources.occurrences import Dispatch, Plan
 from taskiq_sources.store import ScheduleStore
 
 logger = logging.getLogger("taskiq_sources")
+
+#: How many occurrences are planned or judged before others get their turn: sends, and threads that need the interpreter.
+AT_ONE_GO: Final = 50
 
 #: How often the history is cut to its limits, at most. Far below any sensible retention, and cheap.
 PRUNE_INTERVAL = timedelta(minutes=10)
@@ -106,12 +112,14 @@ class ClaimDesk:
         first: list[Outcome] = []
         dispatches: list[Dispatch] = []
         with collector_waits():
-            for claim in claims:
-                plan = self._plan(claim, claim.claimed_at)
-                if plan.settle_first is not None:
-                    first.append(plan.settle_first)
-                if plan.dispatch is not None:
-                    dispatches.append(plan.dispatch)
+            for some in portions(claims, AT_ONE_GO):
+                for claim in some:
+                    plan = self._plan(claim, claim.claimed_at)
+                    if plan.settle_first is not None:
+                        first.append(plan.settle_first)
+                    if plan.dispatch is not None:
+                        dispatches.append(plan.dispatch)
+                await asyncio.sleep(0)
         lost = await self._store.settle(first) if first else frozenset()
         return [dispatch for dispatch in dispatches if dispatch.claim.schedule.id not in lost] if lost else dispatches
 

@@ -25,7 +25,7 @@ from typing import TypeAlias
 from taskiq_sources import occurrences
 from taskiq_sources.backends import portions
 from taskiq_sources.breaker import Breaker
-from taskiq_sources.claims import ClaimDesk
+from taskiq_sources.claims import AT_ONE_GO, ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.garbage import collector_waits
@@ -64,14 +64,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self,
-        desk: ClaimDesk,
-        store: ScheduleStore,
-        clock: Clock,
-        send: Send,
-        settings: DispatchSettings,
-        *,
-        name: str,
+        self, desk: ClaimDesk, store: ScheduleStore, clock: Clock, send: Send, settings: DispatchSettings, *, name: str
     ) -> None:
         self._desk = desk
         self._store = store
@@ -272,8 +265,11 @@ class Dispatcher:
         now = await self._clock.now()
         batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
         settled = [held for held in batch if not held.lost]
+        outcomes: list[Outcome] = []
         with collector_waits():
-            outcomes = [self.outcome_of(held, now) for held in settled]
+            for some in portions(settled, AT_ONE_GO):
+                outcomes += [self.outcome_of(held, now) for held in some]
+                await asyncio.sleep(0)
         pause = _FIRST_PAUSE
         while outcomes:
             try:

@@ -15,7 +15,7 @@ def collector_waits() -> Iterator[None]:
     is old it looks at every object of the process, which is a pause of many milliseconds. So it runs once, when this ends; by the
     time that it runs again, most of the batch is sent, settled and gone.
 
-    Not for code that waits: nobody else is to go without collections.
+    Not for code that waits for something, though others may get their turn: they are not to go without collections for long.
     """
     if not gc.isenabled():
         yield
