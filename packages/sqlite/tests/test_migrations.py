@@ -49,12 +49,12 @@ def test_a_migrated_file_is_left_as_it_is(database: sqlite3.Connection, path: Pa
 
 
 def test_an_older_file_gets_what_it_lacks_and_keeps_its_schedules(database: sqlite3.Connection, path: Path) -> None:
-    run(database, [("put", {**schedule_columns([schedule("kept", document="mine")]), "replace": True}, ())])
+    run(database, "put", {**schedule_columns([schedule("kept", document="mine")]), "replace": True})
 
     migrate(database, str(path), [*MIGRATIONS, NEXT])
 
     assert applied(database)[-1] == (NEWER, NEXT.name)
-    assert schedule_from_row(run(database, [("get", {"ids": ["kept"]}, ())])[0][0]).document == "mine"
+    assert schedule_from_row(run(database, "get", {"ids": ["kept"]})[0]).document == "mine"
 
 
 def test_a_migration_that_fails_changes_nothing(database: sqlite3.Connection, path: Path) -> None:

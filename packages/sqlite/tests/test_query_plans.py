@@ -72,7 +72,7 @@ class ThreadlessStore(SQLiteStore):
         self.database = database
 
     async def _run(self, operation: str, values: dict[str, Any], conditions: Any = (), *, repeatable: bool = False) -> Rows:
-        return operations.run(self.database, [(operation, values, conditions)])[0]
+        return operations.run(self.database, operation, values, conditions)
 
 
 def claim(database: sqlite3.Connection, *, limit: int = 10) -> list[Claim]:

@@ -69,27 +69,6 @@ async def test_close_waits_for_what_was_asked_for(store: SQLiteStore) -> None:
     assert await listed(store) == ["a"]
 
 
-async def test_what_is_written_at_once_waits_once_for_the_disk(store: SQLiteStore) -> None:
-    transactions: list[str] = []
-    await store._session.call(lambda connection: connection.set_trace_callback(transactions.append))
-    await asyncio.gather(*(store.put([schedule(f"s-{number}")]) for number in range(15)))
-    await store._session.call(lambda connection: connection.set_trace_callback(None))
-
-    assert await listed(store, limit=20) == sorted(f"s-{number}" for number in range(15))
-    assert [statement for statement in transactions if statement.startswith(("BEGIN", "COMMIT"))] == [
-        "BEGIN IMMEDIATE;",
-        "COMMIT",
-    ]
-
-
-async def test_an_error_of_one_write_is_not_that_of_those_beside_it(store: SQLiteStore) -> None:
-    given = [[schedule("a")], [schedule("b")], [schedule("broken", task_name=None), schedule("d")], [schedule("c")]]
-    results = await asyncio.gather(*map(store.put, given), return_exceptions=True)
-
-    assert [isinstance(result, sqlite3.IntegrityError) for result in results] == [False, False, True, False]
-    assert await listed(store) == ["a", "b", "c"]
-
-
 async def test_a_cancelled_open_leaves_no_thread_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = set(threading.enumerate())
     entered, let_through = threading.Event(), threading.Event()
@@ -118,7 +97,7 @@ def test_an_error_in_the_middle_rolls_back(database: sqlite3.Connection) -> None
     broken = schedule_columns([schedule("a"), schedule("b", task_name=None)])
 
     with pytest.raises(sqlite3.IntegrityError):
-        run(database, [("put", {**broken, "replace": True}, ())])
+        run(database, "put", {**broken, "replace": True})
 
     assert not database.in_transaction
     assert database.execute("SELECT count(*) FROM taskiq_sources_schedules").fetchone()[0] == 0

@@ -147,7 +147,7 @@ def floor_ms(moment: datetime) -> datetime:
 
 @lru_cache(maxsize=_REMEMBERED)
 def to_ms(moment: datetime) -> int:
-    """Return milliseconds since the Unix epoch, exactly (no floating point)."""
+    """Return milliseconds since the Unix epoch, exactly (no floating point), of an instant in UTC."""
     return (moment - EPOCH) // MILLISECOND
 
 

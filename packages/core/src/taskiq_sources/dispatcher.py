@@ -203,7 +203,7 @@ class Dispatcher:
     async def _ask(self, coming: int = 0) -> _Asking | None:
         """Begin to claim what there is room for beside `coming`; None if there is none."""
         room = self._room(coming)
-        if room <= 0:
+        if room <= 0 or (coming and self._late()):  # what is coming is not to wait for a renewal, nor be lost with it
             return None
         await self._keep_what_is_held()
         asked = asyncio.get_running_loop().time()
@@ -229,7 +229,8 @@ class Dispatcher:
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
             held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
-        (self._results.extend if self._stop.is_set() else self._senders.put)(held)  # the former are given back
+        is_unwanted = self._stop.is_set() or self.breaker.state == "open"  # since it was asked for: it is given back
+        (self._results.extend if is_unwanted else self._senders.put)(held)
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
@@ -331,10 +332,13 @@ class Dispatcher:
 
         After a suspension of this process, or an outage of the store, the next claim would else return what is being sent here.
         """
-        now = asyncio.get_running_loop().time()
-        late = [held for held in self.ledger if not held.lost and held.lease_ends - now < self._heartbeat]
+        late = self._late()
         if late:
             await self._renew(late)
+
+    def _late(self) -> list[Held]:
+        now = asyncio.get_running_loop().time()
+        return [held for held in self.ledger if not held.lost and held.lease_ends - now < self._heartbeat]
 
     async def _renew(self, held: list[Held]) -> None:
         for batch in portions(held, self._settings.batch_size):

@@ -69,10 +69,13 @@ def _json_encoder() -> Callable[[object], bytes] | None:
 
 
 _plain_json = _json_encoder()
+_DUMPB = JSONSerializer.dumpb
 
 
 def _is_plain(serializer: TaskiqSerializer) -> bool:
-    return type(serializer) is JSONSerializer and serializer.default is None and serializer.ensure_ascii is True
+    if type(serializer) is not JSONSerializer or serializer.default is not None or serializer.ensure_ascii is not True:
+        return False
+    return getattr(serializer.dumpb, "__func__", None) is _DUMPB  # nobody has put something else in its place, to watch it
 
 
 def _makes_plain_messages(broker: AsyncBroker) -> bool:

@@ -35,7 +35,8 @@ async def move_all(database: Database) -> None:
     """See to it that the runs have every row that was settled before this call."""
     found = await database.run("outbox_batches", milliseconds_to_settle=_MILLISECONDS_TO_SETTLE)
     await merge(database, [entry["_id"] for entry in found])
-    await clear(database, [entry["_id"] for entry in found if entry["left_behind"]])
+    left_behind = [entry for entry in found if entry["left_behind"]]
+    await clear(database, [entry["_id"] for entry in left_behind], {name for entry in left_behind for name in entry["ids"]})
 
 
 async def move_of(database: Database, ids: Collection[str]) -> None:
@@ -43,7 +44,7 @@ async def move_of(database: Database, ids: Collection[str]) -> None:
     found = await database.run("outbox_of", ids=list(ids))
     batches = list({entry["batch"] for document in found for entry in document["outbox"]})
     await merge(database, batches)
-    await clear(database, batches)
+    await clear(database, batches, ids)
 
 
 async def insert(database: Database, outcomes: Sequence[Outcome], batch: str) -> None:
@@ -60,15 +61,17 @@ async def merge(database: Database, batches: list[str]) -> None:
         await database.run("outbox_merge", batches=batches, runs=database.runs.name)
 
 
-async def clear(database: Database, batches: list[str], *, finished: bool = True) -> None:
+async def clear(database: Database, batches: list[str], ids: Collection[str]) -> None:
     """Take entries out whose rows are written. A schedule that is finished goes with its last entry.
 
     Args:
         database: Where.
         batches: Which entries.
-        finished: Whether there may be finished schedules among those that have them.
+        ids: Which schedules they are of.
     """
-    if batches and finished:
-        await database.run("outbox_finished", batches=batches)
     if batches:
+        await database.run("outbox_finished", batches=batches)
         await database.run("outbox_clear", batches=batches)
+    # Others may have taken entries out of the same schedules meanwhile, or have died before they came to this.
+    if ids:
+        await database.run("outbox_emptied", ids=list(ids))

@@ -92,7 +92,7 @@ async def _by_outbox(database: Database, outcomes: Sequence[Outcome]) -> set[str
     ended = await _ended(database, outcomes)
     try:
         await outbox.insert(database, [outcome for outcome in outcomes if outcome.claim.schedule.id in applied], batch)
-        await outbox.clear(database, [batch], finished=any(outcome.finished for outcome in outcomes))
+        await outbox.clear(database, [batch], ids)
     except SourceConnectionError:
         logger.debug("%s: settled; whoever comes next moves the history.", database.where, exc_info=True)
     return (ids - applied) | ended

@@ -30,7 +30,7 @@ def connection_error(path: str, error: sqlite3.Error | OSError, *, busy_timeout:
     return SourceConnectionError(f"SQLite database {path!r} cannot be used: {reason}; {advice}")
 
 
-def is_locked(error: BaseException | None) -> bool:
+def is_locked(error: BaseException) -> bool:
     """Tell whether `error` is SQLite's, because of somebody else's lock."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.tasking import Batches, event_or_timeout
+from taskiq_sources.tasking import event_or_timeout
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
-from taskiq_sources_sqlite.operations import Asked, Rows, run, version
+from taskiq_sources_sqlite.operations import version
 from taskiq_sources_sqlite.schema import Synchronous, prepare
 
 T = TypeVar("T")
@@ -45,8 +45,6 @@ class File:
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._closed = asyncio.Event()
         self._switching = asyncio.Lock()  # held while the connection is opened, replaced or closed
-        # Only so many in a transaction: it holds off other processes, which do not wait for ever.
-        self._operations = Batches(self._run_together, size=20, is_shared=lambda error: is_locked(error.__cause__))
 
     async def open(self) -> None:
         """Open the file; create it if it is missing."""
@@ -62,14 +60,6 @@ class File:
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         return await asyncio.shield(task)
-
-    async def run(self, asked: Asked) -> Rows:
-        """Do an operation; what is asked for until the thread is free is written in one transaction: one wait for the disk.
-
-        Raises:
-            SourceConnectionError: As for `call`.
-        """
-        return await self._operations.ask(asked)
 
     async def close(self) -> None:
         """Finish what was asked for, end watching, and close the file."""
@@ -95,9 +85,6 @@ class File:
                     seen = found
                     yield
             await event_or_timeout(self._closed, interval)
-
-    async def _run_together(self, asked: Sequence[Asked]) -> Sequence[Rows]:
-        return await self.call(partial(run, asked=asked))
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
@@ -141,7 +128,6 @@ class File:
             await connection.close()
 
     async def _close(self) -> None:
-        await self._operations.end()
         await asyncio.gather(*self._unfinished, return_exceptions=True)
         await self._disconnect()
 

@@ -1,4 +1,4 @@
-"""The operations of `taskiq_sources.sql.SQLStore`, run in transactions on the connection's thread.
+"""The operations of `taskiq_sources.sql.SQLStore`, one transaction each, run on the connection's thread.
 
 A transaction begins and ends within one function call, so a busy or cancelled event loop never holds the file's write lock. Knows
 nothing of asyncio, of opening files, or of errors of the file.
@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain, compress
 from sqlite3 import Connection, Cursor, DataError
@@ -21,9 +21,6 @@ from taskiq_sources.sql import Statements, read_sql
 
 Values: TypeAlias = Mapping[str, Any]
 Rows: TypeAlias = Sequence[Sequence[Any]]
-
-#: An operation, its values and conditions.
-Asked: TypeAlias = tuple[str, Values, Collection[str]]
 
 #: Of these conditions the first that is asked for is looked up in its index, so the most selective come first. The others are
 #: only checked: a unary plus keeps the planner, which has no statistics, from its own choice.
@@ -51,20 +48,15 @@ _ROWS_AT_A_TIME = (500, 100, 10, 1)
 SQL: Final = _Statements(read_sql("taskiq_sources_sqlite", "sql/queries.sql"), marker="?")
 
 
-def run(connection: Connection, asked: Sequence[Asked]) -> list[Rows]:
-    """Do operations and return the rows of each. What they write is there at once, or not at all."""
-    done: list[Rows | str] = []
-    with ExitStack() as stack:
-        for operation, values, conditions in asked:
-            if operation not in _WRITING:
-                done.append(execute(connection, operation, values, conditions).fetchall())
-            elif operation == "claim" and not execute(connection, "claimable", values).fetchone()[0]:
-                done.append([])  # without the write lock, so that idle schedulers do not queue for it
-            else:
-                if not connection.in_transaction:
-                    stack.enter_context(write_transaction(connection))
-                done.append(_WRITING[operation](connection, values, conditions))
-    return [rows_in(rows) if isinstance(rows, str) else rows for rows in done]
+def run(connection: Connection, operation: str, values: Values, conditions: Collection[str] = ()) -> Rows:
+    """Do one operation of the store and return its rows."""
+    if operation not in _WRITING:
+        return execute(connection, operation, values, conditions).fetchall()
+    if operation == "claim" and not execute(connection, "claimable", values).fetchone()[0]:
+        return []  # without the write lock, so that idle schedulers do not queue for it
+    with write_transaction(connection):
+        done = _WRITING[operation](connection, values, conditions)
+    return rows_in(done) if isinstance(done, str) else done
 
 
 def execute(connection: Connection, name: str, values: Values | None = None, conditions: Collection[str] = ()) -> Cursor:
@@ -114,12 +106,13 @@ def _update(connection: Connection, values: Values, _: Collection[str]) -> Rows:
 
 def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
     values = {**values, "token": secrets.token_urlsafe(12)}  # made distinct for each row in SQL
+    taken: str
     try:
         rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()
     except DataError:  # all of it would be longer than a text may be, which is a billion bytes
         return _claim(connection, {**values, "limit": values["limit"] // 2}, _)
     execute(connection, "lease", {**values, "rows": rows})
-    return str(taken)
+    return taken
 
 
 def _renew(connection: Connection, values: Values, _: Collection[str]) -> Rows:

@@ -69,7 +69,8 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
             f"a file has no host, and a path begins after the third slash: {_FORMS}": parts.netloc != "",
             _NO_OPTIONS: parts.query + parts.fragment != "",
         }
-    problems |= {_IN_MEMORY: path in {"", ":memory:"}, "a path has no NUL character": "\0" in path}
+    problems[_IN_MEMORY] = path in {"", ":memory:"}
+    problems["a path has no NUL character"] = "\0" in path
     for problem, is_there in problems.items():
         if is_there:
             raise ScheduleValidationError("url", redact_url(os.fspath(url)), problem)

@@ -17,7 +17,7 @@ from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore
 from taskiq_sources_sqlite.file import File
-from taskiq_sources_sqlite.operations import Rows, Values
+from taskiq_sources_sqlite.operations import Rows, Values, run
 from taskiq_sources_sqlite.schema import SYNCHRONOUS, Synchronous
 
 
@@ -67,7 +67,7 @@ class SQLiteStore(SQLStore[File]):
         return system_now()
 
     async def _run(self, operation: str, values: Values, conditions: Sequence[str] = (), *, repeatable: bool = False) -> Rows:
-        return await self._session.run((operation, values, conditions))
+        return await self._session.call(partial(run, operation=operation, values=values, conditions=conditions))
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.changes(self._poll_interval)
