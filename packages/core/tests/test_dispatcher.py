@@ -23,6 +23,7 @@ from taskiq_sources import (
     only_unique,
 )
 from taskiq_sources.claims import AT_ONE_GO
+from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.memory import MemoryData
 from taskiq_sources.models import Claim, Run
 from taskiq_sources.occurrences import Dispatch
@@ -481,6 +482,14 @@ async def test_stopping_lets_sends_end_and_gives_the_rest_back(world: World) -> 
     assert sorted(world.broker.args()) == list(range(300))
 
 
+class Eager(Pace):
+    """Claims ahead from the beginning, and not only when sends have proved to be fast."""
+
+    def __init__(self, *arguments: int) -> None:
+        super().__init__(*arguments)
+        self.low_mark = 10
+
+
 async def test_the_store_looks_for_more_while_claims_are_made_ready(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim is under way before the one before it is planned; on stop, what comes of it is given back."""
     await world.add(30, time=START)
@@ -501,11 +510,6 @@ async def test_the_store_looks_for_more_while_claims_are_made_ready(world: World
 
     monkeypatch.setattr(source.store, "claim", slow_claim)
 
-    class Eager(Pace):
-        def __init__(self, *arguments: int) -> None:
-            super().__init__(*arguments)
-            self.low_mark = 10
-
     monkeypatch.setattr(source.desk, "plan", noted_plan)
     monkeypatch.setattr("taskiq_sources.dispatcher.Pace", Eager)
     scheduler = await world.scheduler(source, max_concurrent_sends=10, batch_size=10)
@@ -517,6 +521,24 @@ async def test_the_store_looks_for_more_while_claims_are_made_ready(world: World
     assert steps[3:] == ["plan 10"]
     assert len(world.broker.sent) == 10
     assert all(schedule.lease_until is None for schedule in world.data.schedules.values())
+
+
+async def test_claims_in_hand_do_not_wait_for_renewals(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that are to be renewed are, before more is claimed; not between a claim and the sends of what it brought."""
+    await world.add(20, time=START)
+    late: list[Any] = [[], ["a lease that is late"]]  # before the first claim, and after it
+
+    async def fail(*_: Any) -> None:
+        raise SourceConnectionError("the store cannot be reached")
+
+    monkeypatch.setattr("taskiq_sources.dispatcher.Pace", Eager)
+    monkeypatch.setattr("taskiq_sources.dispatcher.Dispatcher._late", lambda _: late.pop(0) if late else [])
+    monkeypatch.setattr("taskiq_sources.dispatcher.Dispatcher._renew", fail)
+    await world.scheduler(max_concurrent_sends=10, batch_size=10)
+    await asyncio.sleep(10)
+
+    assert late == []
+    assert sorted(world.broker.args()) == list(range(20))
 
 
 async def test_stopping_does_not_wait_for_ever(world: World) -> None:
