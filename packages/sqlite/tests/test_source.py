@@ -86,7 +86,7 @@ def test_the_options_reach_the_store(path: Path) -> None:
 
     assert isinstance(source.store, SQLiteStore)
     assert repr(source.store) == f"SQLiteStore({str(path)!r})"
-    assert (*source.store._begin_with.args, source.store._poll_interval) == (str(path), 7.0, "NORMAL", 2.0)
+    assert (*source.store._new_session.args, source.store._poll_interval) == (str(path), 7.0, "NORMAL", 2.0)
 
 
 def test_a_url_finds_its_source(path: Path) -> None:
