@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,7 +87,8 @@ def test_the_options_reach_the_store(path: Path) -> None:
 
     assert isinstance(source.store, SQLiteStore)
     assert repr(source.store) == f"SQLiteStore({str(path)!r})"
-    assert (*source.store._new_session.args, source.store._poll_interval) == (str(path), 7.0, "NORMAL", 2.0)
+    made: Any = source.store._new_session
+    assert (*made.args, source.store._poll_interval) == (str(path), 7.0, "NORMAL", 2.0)
 
 
 def test_a_url_finds_its_source(path: Path) -> None:
