@@ -181,13 +181,13 @@ def decode(
 
 def _definition(
     schedule_id: str,
-    document: dict[str, Any],
+    fields: dict[str, Any],
     serializer: TaskiqSerializer | None,
     owner: str | None,
 ) -> Definition:
-    fields = document
+    """Return the definition of a document whose fields these are; they are used up."""
     unknown: dict[str, Any] = {}
-    for name in [name for name, value in document.items() if type(value) is not _PLAIN.get(name)]:
+    for name in [name for name, value in fields.items() if type(value) is not _PLAIN.get(name)]:
         value = fields.pop(name)
         if name not in _READERS:
             unknown[name] = value

@@ -203,9 +203,12 @@ class Dispatcher:
     async def _ask(self, coming: int = 0) -> _Asking | None:
         """Begin to claim what there is room for beside `coming`; None if there is none."""
         room = self._room(coming)
-        if room <= 0 or (coming and self._late()):  # what is coming is not to wait for a renewal, nor be lost with it
+        if room <= 0:
             return None
-        await self._keep_what_is_held()
+        if late := self._late():
+            if coming:  # it is not to wait for a renewal, nor be lost with it
+                return None
+            await self._renew(late)
         asked = asyncio.get_running_loop().time()
         return room, asked, asyncio.ensure_future(self._desk.claim(limit=room))
 
@@ -229,8 +232,10 @@ class Dispatcher:
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
             held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
-        is_unwanted = self._stop.is_set() or self.breaker.state == "open"  # since it was asked for: it is given back
-        (self._results.extend if is_unwanted else self._senders.put)(held)
+        if self._stop.is_set() or self.breaker.state == "open":  # since it was asked for
+            self._results.extend(held)  # to be given back
+        else:
+            self._senders.put(held)
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
@@ -327,16 +332,11 @@ class Dispatcher:
             except SourceConnectionError as error:
                 self._store_failed(error)
 
-    async def _keep_what_is_held(self) -> None:
-        """Renew what the heartbeat is late for, before anything is claimed.
+    def _late(self) -> list[Held]:
+        """Return what the heartbeat is late for, which is to be renewed before anything is claimed.
 
         After a suspension of this process, or an outage of the store, the next claim would else return what is being sent here.
         """
-        late = self._late()
-        if late:
-            await self._renew(late)
-
-    def _late(self) -> list[Held]:
         now = asyncio.get_running_loop().time()
         return [held for held in self.ledger if not held.lost and held.lease_ends - now < self._heartbeat]
 

@@ -21,7 +21,7 @@ def is_lost_connection(error: errors.PyMongoError) -> bool:
 
 
 def is_undone(error: errors.PyMongoError) -> bool:
-    """Tell whether a transaction has come to nothing by no fault of its own: to do it again may do better."""
+    """Tell whether a call or a transaction has come to nothing by no fault of its own: to do it again may do better."""
     if error.has_error_label("UnknownTransactionCommitResult"):
         return False
     if isinstance(error, errors.OperationFailure):

@@ -8,7 +8,8 @@ A single server has no transactions, but what it does to one document is one ste
    and is not below the server's clock), so that it does not matter who merges how often, or late. Nearly always nobody knows of
    an occurrence before it is settled, and then its row is inserted without a merge, by the settle itself. That does not know the
    entry's ``seq``, but has from its claim one that lies between those of the entries before and this one.
-3. The entries are taken out of the outboxes; finished schedules are deleted.
+3. The entries are taken out of the outboxes. A finished schedule is deleted by whoever takes out the last one; who dies before he
+   comes to that leaves a document that nobody sees, and that goes when somebody wants to use its id.
 
 The second step has to be durable before the third is taken, or else a server that dies between them and comes back without the
 rows would be told to take away the entries too; the third may be lost.

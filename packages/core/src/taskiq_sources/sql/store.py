@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from taskiq_sources.backends import SessionStore, changed_fields
+from taskiq_sources import backends
+from taskiq_sources.backends import SessionStore, changed_fields, check_revision
 from taskiq_sources.clock import from_ms, to_ms
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.rows import run_from_row, schedule_from_row
@@ -19,14 +19,11 @@ from taskiq_sources.sql import columns
 from taskiq_sources.sql.columns import Row
 
 
-class Session(Protocol):
+class Session(backends.Session, Protocol):
     """A database while a store is open."""
 
     async def open(self) -> None:
         """Connect."""
-
-    async def close(self) -> None:
-        """Disconnect, however far `open` came."""
 
 
 SessionT = TypeVar("SessionT", bound=Session)
@@ -77,9 +74,6 @@ class SQLStore(SessionStore[SessionT]):
     async def _prepare(self, session: SessionT) -> None:
         await session.open()
 
-    async def _end(self, session: SessionT) -> None:
-        await session.close()
-
     # -- definitions ---------------------------------------------------------------------------------------------------------
 
     async def put(self, schedules: Sequence[StoredSchedule], *, replace: bool = True) -> frozenset[str]:
@@ -112,11 +106,8 @@ class SQLStore(SessionStore[SessionT]):
     ) -> StoredSchedule:
         values = {**columns.changes_values(changed_fields(changes)), "id": id, "expected_revision": expected_revision}
         found = await self._run("update", values)
-        if not found:
-            raise ScheduleNotFoundError(id)
-        revision, *edited = found[0]
-        if expected_revision not in {None, revision}:
-            raise RevisionConflictError(id, expected_revision, revision)
+        revision, *edited = found[0] if found else [None]
+        check_revision(id, revision, expected_revision)
         return schedule_from_row(edited)
 
     # -- dispatch ------------------------------------------------------------------------------------------------------------
@@ -138,11 +129,7 @@ class SQLStore(SessionStore[SessionT]):
         else:
             taken = await self._run("claim_ids", {**columns.instants(values), "ids": list(ids)})
         with collector_waits():
-            schedules = map(schedule_from_row, taken)
-            return [
-                Claim(schedule=schedule, token=row[-1], claimed_at=now, lease_until=until)
-                for schedule, row in zip(schedules, taken, strict=True)
-            ]
+            return [Claim(schedule=schedule_from_row(row), token=row[-1], claimed_at=now, lease_until=until) for row in taken]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         held = await self._run("renew", {**columns.lease_columns(claims), "until": to_ms(until)})
