@@ -166,3 +166,10 @@ def test_a_store_can_be_used_from_one_event_loop_after_another(path: Path) -> No
     asyncio.run(store.close())
 
     assert found == ["a"]
+
+
+async def test_the_thread_gets_the_interpreter_soon_but_only_during_a_call(store: SQLiteStore) -> None:
+    before = sys.getswitchinterval()
+
+    assert await store._session.call(lambda _: sys.getswitchinterval()) < before
+    assert sys.getswitchinterval() == pytest.approx(before)

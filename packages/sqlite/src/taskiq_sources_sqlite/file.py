@@ -14,6 +14,7 @@ import aiosqlite
 
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.tasking import event_or_timeout
+from taskiq_sources.turns import threads_get_turns
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
 from taskiq_sources_sqlite.schema import Synchronous, prepare
@@ -88,7 +89,9 @@ class File:
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return await _execute(await self._current_connection(), work)
+            connection = await self._current_connection()
+            with threads_get_turns():
+                return await _execute(connection, work)
         except (OSError, sqlite3.Error) as error:
             if not is_of_the_file(error):
                 raise
