@@ -43,7 +43,7 @@ class SQLiteScheduleSource(ScheduleSource):
         *,
         busy_timeout: timedelta = timedelta(seconds=5),
         synchronous: Synchronous = "FULL",
-        poll_interval: timedelta = timedelta(milliseconds=50),
+        poll_interval: timedelta = timedelta(milliseconds=75),
         **options: Unpack[SourceOptions],
     ) -> None:
         store = SQLiteStore(path_from_url(url), busy_timeout=busy_timeout, synchronous=synchronous, poll_interval=poll_interval)

@@ -45,7 +45,7 @@ class SQLiteStore(SQLStore[File]):
         *,
         busy_timeout: timedelta = timedelta(seconds=5),
         synchronous: Synchronous = "FULL",
-        poll_interval: timedelta = timedelta(milliseconds=50),
+        poll_interval: timedelta = timedelta(milliseconds=75),
     ) -> None:
         super().__init__()
         if synchronous not in SYNCHRONOUS:
