@@ -1,48 +1,60 @@
-"""Letting threads change places more often: only for as long as it says, and only where they change more seldom."""
+"""Letting threads change places more often: only for as long as a call lasts, and only where they change more seldom."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from taskiq_sources.turns import threads_get_turns
+from taskiq_sources.turns import TURNS
+
+OFTEN = 0.001  # more seldom than this is the usual
 
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     before = sys.getswitchinterval()
+    sys.setswitchinterval(0.004)
     yield
     sys.setswitchinterval(before)
 
 
-def test_threads_change_places_more_often_meanwhile() -> None:
-    sys.setswitchinterval(0.004)
+def test_threads_change_places_more_often_during_a_call() -> None:
+    end = TURNS.begin()
+    assert sys.getswitchinterval() < OFTEN
 
-    with threads_get_turns():
-        assert sys.getswitchinterval() < 0.001
-
+    end()
     assert sys.getswitchinterval() == pytest.approx(0.004)
 
 
-def test_it_ends_with_the_last_one_that_waits_in_whatever_order_they_end() -> None:
-    sys.setswitchinterval(0.004)
-    first, second = threads_get_turns(), threads_get_turns()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert sys.getswitchinterval() < 0.001
+def test_it_lasts_until_the_last_call_ends() -> None:
+    first, second = TURNS.begin(), TURNS.begin()
+    first()
+    first()
+    assert sys.getswitchinterval() < OFTEN
 
-    second.__exit__(None, None, None)
+    second()
     assert sys.getswitchinterval() == pytest.approx(0.004)
 
 
-def test_it_ends_with_an_error() -> None:
-    sys.setswitchinterval(0.004)
+def test_calls_of_many_threads_leave_nothing_behind() -> None:
+    start = threading.Barrier(8)
 
-    with pytest.raises(ValueError, match="x"), threads_get_turns():
-        raise ValueError("x")
+    def work() -> None:
+        start.wait()
+        for _ in range(2_000):
+            end = TURNS.begin()
+            assert sys.getswitchinterval() < OFTEN
+            end()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
     assert sys.getswitchinterval() == pytest.approx(0.004)
 
@@ -51,10 +63,22 @@ def test_a_shorter_time_of_the_application_stays() -> None:
     sys.setswitchinterval(0.00005)
     chosen = sys.getswitchinterval()
 
-    with threads_get_turns():
-        assert sys.getswitchinterval() == chosen
-
+    end = TURNS.begin()
     assert sys.getswitchinterval() == chosen
+
+    end()
+    assert sys.getswitchinterval() == chosen
+
+
+@pytest.mark.parametrize("before", [0.00005, 0.004])
+@pytest.mark.parametrize("chosen", [0.0001, 0.01])
+def test_what_the_application_sets_meanwhile_stays(before: float, chosen: float) -> None:
+    sys.setswitchinterval(before)
+    end = TURNS.begin()
+    sys.setswitchinterval(chosen)
+    end()
+
+    assert sys.getswitchinterval() == pytest.approx(chosen, abs=2e-6)
 
 
 def test_what_was_before_comes_back_to_the_microsecond() -> None:
@@ -62,14 +86,20 @@ def test_what_was_before_comes_back_to_the_microsecond() -> None:
         sys.setswitchinterval((microseconds + 0.5) / 1e6)
         before = sys.getswitchinterval()
 
-        with threads_get_turns():
-            pass
+        TURNS.begin()()
 
         assert sys.getswitchinterval() == before
 
 
-def test_what_the_application_sets_meanwhile_stays() -> None:
-    with threads_get_turns():
-        sys.setswitchinterval(0.01)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # the lock that may be held then is the point
+def test_a_forked_process_begins_without_calls() -> None:
+    end = TURNS.begin()
+    with TURNS._lock:
+        child = os.fork()
+        if child == 0:
+            TURNS.begin()()
+            os._exit(0 if sys.getswitchinterval() > OFTEN else 1)
+    end()
 
-    assert sys.getswitchinterval() == pytest.approx(0.01)
+    assert os.waitpid(child, 0)[1] == 0

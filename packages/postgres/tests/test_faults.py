@@ -159,19 +159,6 @@ async def test_a_watch_that_is_cut_says_so_and_can_be_renewed(place: Any) -> Non
     await renewed.aclose()
 
 
-@pytest.mark.parametrize(("allowed", "made"), [(10, 3), (1, 1)])
-async def test_who_watches_has_connections_ready_to_claim_and_settle_at_once(place: Any, allowed: int, made: int) -> None:
-    store = PostgresStore(place.dsn, prefix=place.prefix, max_connections=allowed)
-    await store.open()
-    watch = store.watch()
-    await watch.__anext__()
-
-    assert store._session._pool.get_size() == made
-
-    await watch.aclose()  # type: ignore[attr-defined]
-    await store.close()
-
-
 async def test_a_silent_listening_connection_is_looked_after(
     server: PostgresServer, place_at: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

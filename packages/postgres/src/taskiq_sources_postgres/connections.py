@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from operator import methodcaller
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -21,10 +20,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 T = TypeVar("T")
 
 _MAX_UNDONE = 20  # times that a call of which nothing was done is done again: all connections of a pool may have ended
-_AT_ONCE = 3  # calls that a scheduler makes
 _CHECK_INTERVAL = 30.0  # seconds; that a firewall dropped a connection is told by nobody
 _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
-_touch = methodcaller("execute", "SELECT 1")
 
 
 class _UncleanedConnection(asyncpg.Connection):
@@ -150,8 +147,6 @@ class Database:
             listener.resources.enter_context(suppress(*_BROKEN))  # a connection that cannot be closed is gone anyway
             try:
                 if self.pool is None:
-                    # Who listens is about to claim and settle at once, and a connection takes longer to make than a batch.
-                    await asyncio.gather(*(self.call(_touch) for _ in range(_AT_ONCE)), return_exceptions=True)
                     connection = await asyncpg.connect(self.dsn, timeout=self.connect_timeout)
                 else:
                     connection = await listener.resources.enter_async_context(self._acquired())

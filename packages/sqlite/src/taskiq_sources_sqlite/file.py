@@ -14,7 +14,7 @@ import aiosqlite
 
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.tasking import event_or_timeout
-from taskiq_sources.turns import threads_get_turns
+from taskiq_sources.turns import TURNS
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
 from taskiq_sources_sqlite.schema import Synchronous, prepare
@@ -89,9 +89,7 @@ class File:
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            connection = await self._current_connection()
-            with threads_get_turns():
-                return await _execute(connection, work)
+            return await _execute(await self._current_connection(), work)
         except (OSError, sqlite3.Error) as error:
             if not is_of_the_file(error):
                 raise
@@ -144,15 +142,25 @@ class File:
 
 
 async def _execute(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+    end = TURNS.begin()
+
+    def in_its_turn(opened: sqlite3.Connection) -> T:
+        try:
+            return work(opened)
+        finally:
+            end()  # here, because the event loop may be gone by now
+
     try:
         # Not statement by statement through aiosqlite's public methods: that would hold the file's write lock, and all other
         # processes off, while this process's event loop is busy with something else.
-        return await connection._execute(work, connection._conn)  # type: ignore[no-any-return, no-untyped-call]  # noqa: SLF001
+        return await connection._execute(in_its_turn, connection._conn)  # type: ignore[no-any-return, no-untyped-call]  # noqa: SLF001
     except asyncio.CancelledError:
         # The event loop is being closed, and the thread must not report to it afterwards. So wait for the thread to come to this
         # point; there is nothing to be rolled back.
         await connection.rollback()
         raise
+    finally:
+        end()
 
 
 def _identity(path: str) -> tuple[int, int]:
