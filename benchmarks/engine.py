@@ -159,7 +159,7 @@ async def pair(backend: str, directory: Path, number: int = 20_000) -> str:
             others = [second]
             if schedulers == 1:
                 others.pop().stopped()
-            await _until_empty(source)
+            await _until_empty(source, look_every=0.05)  # two schedulers need both cores
             end = time.perf_counter()
             results = [one.stopped() for one in (first, *others)]
         await source.shutdown()
@@ -173,9 +173,9 @@ def _one_off(index: int, **fields: Any) -> ScheduledTask:
     return ScheduledTask(task_name="t", labels={}, args=[], kwargs={}, schedule_id=f"one-{index:05}", **fields)
 
 
-async def _until_empty(source: ScheduleSource) -> None:
+async def _until_empty(source: ScheduleSource, look_every: float = 0.005) -> None:
     while await source.store.page(ScheduleQuery(), limit=1):
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(look_every)
 
 
 def _spread(begun: list[float], ended: list[float]) -> str:
