@@ -165,8 +165,7 @@ UPDATE "{schema}"."{prefix}schedules" SET lease_until = :until WHERE id = ANY (A
 
 -- name: settle
 -- Record outcomes where the token is the current one. History rows come in arrays of their own; "holder" is the schedule whose
--- outcome they belong to. Returns the ids whose claim did not survive although it should have. What is finished is deleted without
--- being locked first, which halves the writing; in the order of ids, as all others lock, so that none waits for one that waits.
+-- outcome they belong to. Returns the ids whose claim did not survive although it should have.
 WITH given AS (
     SELECT * FROM unnest(
         :id::text[], :token::text::text[], :claimed_revision::text::bigint[], :scheduled_for::text::bigint[],
@@ -176,20 +175,12 @@ WITH given AS (
         id, token, claimed_revision, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, finished,
         release
     )
-    ORDER BY id COLLATE "C"
-), deleted AS (
-    DELETE FROM "{schema}"."{prefix}schedules" AS stored USING given
-    WHERE stored.id = given.id AND stored.token = given.token AND given.finished
-        AND stored.timing_revision <= given.claimed_revision
-    RETURNING stored.id
 ), held AS (
     SELECT given.*, stored.timing_revision > given.claimed_revision AS rescheduled
     FROM (
-        SELECT id, token, timing_revision FROM "{schema}"."{prefix}schedules"
-        WHERE id = ANY (ARRAY(SELECT id FROM given EXCEPT SELECT id FROM deleted)) ORDER BY id FOR UPDATE
+        SELECT id, token, timing_revision FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:id) ORDER BY id FOR UPDATE
     ) AS stored
     JOIN given ON stored.id = given.id AND stored.token = given.token
-    WHERE stored.timing_revision > given.claimed_revision OR NOT given.finished
 ), recorded AS (
     INSERT INTO "{schema}"."{prefix}runs" (
         occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
@@ -206,12 +197,15 @@ WITH given AS (
         holder, occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant,
         error, position
     )
-    JOIN (SELECT id FROM held UNION ALL SELECT id FROM deleted) AS settled ON settled.id = run.holder
+    JOIN held ON held.id = run.holder
     ORDER BY run.occurrence_id, run.position DESC
     ON CONFLICT (occurrence_id) DO UPDATE SET
         schedule_id = excluded.schedule_id, task_name = excluded.task_name, scheduled_for = excluded.scheduled_for,
         status = excluded.status, recorded_at = excluded.recorded_at, task_id = excluded.task_id, attempt = excluded.attempt,
         coalesced = excluded.coalesced, claimant = excluded.claimant, error = excluded.error
+), deleted AS (
+    DELETE FROM "{schema}"."{prefix}schedules"
+    WHERE id = ANY (ARRAY(SELECT id FROM held WHERE finished AND NOT rescheduled))
 ), released AS (
     UPDATE "{schema}"."{prefix}schedules" SET claimant = NULL, lease_until = NULL, token = NULL
     WHERE id = ANY (ARRAY(SELECT id FROM held WHERE rescheduled))
@@ -228,12 +222,12 @@ WITH given AS (
         lease_until = CASE WHEN held.release THEN NULL ELSE stored.lease_until END,
         token = CASE WHEN held.release THEN NULL ELSE stored.token END
     FROM held
-    WHERE stored.id = held.id AND NOT held.rescheduled
+    WHERE stored.id = held.id AND NOT held.finished AND NOT held.rescheduled
 )
 SELECT
     array(
         SELECT given.id FROM given LEFT JOIN held USING (id)
-        WHERE given.id NOT IN (SELECT id FROM deleted) AND (held.id IS NULL OR (held.rescheduled AND NOT given.release))
+        WHERE held.id IS NULL OR (held.rescheduled AND NOT given.release)
     ) AS lost,
     pg_notify(:channel, '');
 
