@@ -47,6 +47,10 @@ async def _delete(store: PostgresStore, _claims: dict[str, Claim]) -> None:
     assert await store.delete(list(reversed(_IDS))) == set(_IDS)
 
 
+async def _claim(store: PostgresStore, _claims: dict[str, Claim]) -> None:
+    assert len(await take(store, now=at(3_600), ids=list(reversed(_IDS)))) == len(_IDS)  # their leases have ended
+
+
 @pytest.mark.parametrize(
     "write",
     [
@@ -57,13 +61,15 @@ async def _delete(store: PostgresStore, _claims: dict[str, Claim]) -> None:
         pytest.param(_renew, id="renew"),
         pytest.param(_put, id="put"),
         pytest.param(_delete, id="delete"),
+        pytest.param(_claim, id="claim by ids"),
     ],
 )
 async def test_who_waits_for_a_schedule_has_locked_none_behind_it(place: Any, write: Write) -> None:
     """If this fails: a statement locks in several passes, or in the order of a plan; see the head of ``queries.sql``."""
     store = PostgresStore(place.dsn, prefix=place.prefix)
     await store.open()
-    await store.put([schedule(name) for name in "dcba"])  # neither in the order of ids on the page
+    for seconds, name in reversed([*enumerate(_IDS)]):  # neither on their page nor by when they are due in the order of ids
+        await store.put([schedule(name, next_run_at=at(-seconds))])
     claims = {claim.schedule.id: claim for claim in await take(store, now=NOW)}
     locked = f"SELECT id FROM {place.prefix}schedules WHERE id = $1 FOR UPDATE NOWAIT"
     other = await asyncpg.connect(place.dsn)

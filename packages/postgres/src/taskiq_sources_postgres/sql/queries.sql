@@ -145,10 +145,13 @@ WITH taken AS (
     UPDATE "{schema}"."{prefix}schedules" SET
         claimant = :claimant, lease_until = :lease_until, attempt = attempt + 1, token = gen_random_uuid()::text
     WHERE id = ANY (ARRAY(
-        SELECT id FROM "{schema}"."{prefix}schedules"
-        WHERE id = ANY (:ids::text[])
-            AND NOT paused AND NOT quarantined AND next_run_at <= :horizon AND (lease_until IS NULL OR lease_until <= :now)
-        ORDER BY next_run_at, id LIMIT :limit FOR UPDATE
+        SELECT id FROM (
+            SELECT id, next_run_at FROM "{schema}"."{prefix}schedules"
+            WHERE id = ANY (:ids::text[])
+                AND NOT paused AND NOT quarantined AND next_run_at <= :horizon AND (lease_until IS NULL OR lease_until <= :now)
+            ORDER BY id FOR UPDATE
+        ) AS eligible
+        ORDER BY next_run_at, id LIMIT :limit
     ))
     RETURNING {columns}, token
 )
