@@ -60,8 +60,9 @@ class Place:
         await self.execute(f"COMMENT ON TABLE {self.prefix}schedules IS 'taskiq-sources schema 9999'")
 
     async def connections(self) -> list[str]:
-        """Return the states of the connections that are open."""
-        found = await self.execute(f"SELECT state FROM pg_stat_activity WHERE application_name = '{self.prefix}'")
+        """Return the states of the connections that are open; one that waits for a lock ``waits``."""
+        state = "CASE wait_event_type WHEN 'Lock' THEN 'waits' ELSE state END AS state"
+        found = await self.execute(f"SELECT {state} FROM pg_stat_activity WHERE application_name = '{self.prefix}'")
         return [row["state"] for row in found]
 
     async def cut_connections(self) -> None:
@@ -71,11 +72,20 @@ class Place:
 
     async def no_connections(self) -> None:
         """Wait until the server has seen the end of all connections."""
+        await self._until(lambda states: not states, "connections left open")
+
+    async def a_wait_for_a_lock(self) -> None:
+        """Wait until one of the connections waits for a lock."""
+        await self._until(lambda states: "waits" in states, "no connection waits for a lock")
+
+    async def _until(self, holds: Callable[[list[str]], bool], problem: str) -> None:
+        states: list[str] = []
         for _ in range(int(_PATIENCE / _POLL)):
-            if not await self.connections():
+            states = await self.connections()
+            if holds(states):
                 return
             await asyncio.sleep(_POLL)
-        pytest.fail(f"connections left open: {await self.connections()}")
+        pytest.fail(f"{problem}: {states}")
 
     async def remove(self) -> None:
         """Prove that all connections are closed, and drop the tables."""

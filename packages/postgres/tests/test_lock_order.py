@@ -16,7 +16,6 @@ from taskiq_sources_postgres import PostgresStore
 pytestmark = pytest.mark.anyio
 
 _TIMEOUT = 20.0
-_POLL = 0.005
 _IDS = "abcd"
 
 Write: TypeAlias = Callable[[PostgresStore, dict[str, Claim]], Awaitable[Any]]
@@ -77,7 +76,7 @@ async def test_who_waits_for_a_schedule_has_locked_none_behind_it(place: Any, wr
         async with other.transaction():
             await other.fetch(locked, "b")
             writing = asyncio.ensure_future(write(store, claims))
-            await _until_it_waits(place, other)
+            await place.a_wait_for_a_lock()
             with pytest.raises(asyncpg.LockNotAvailableError):
                 async with other.transaction():
                     await other.fetch(locked, "a")
@@ -87,12 +86,3 @@ async def test_who_waits_for_a_schedule_has_locked_none_behind_it(place: Any, wr
     finally:
         await other.close()
         await store.close()
-
-
-async def _until_it_waits(place: Any, connection: asyncpg.Connection[Any]) -> None:
-    waiting = f"SELECT 1 FROM pg_stat_activity WHERE application_name = '{place.prefix}' AND wait_event_type = 'Lock'"
-    for _ in range(int(_TIMEOUT / _POLL)):
-        if await connection.fetch(waiting):
-            return
-        await asyncio.sleep(_POLL)
-    pytest.fail("it does not wait")

@@ -14,15 +14,16 @@ _ROUNDING = 5e-7  # CPython cuts to whole microseconds, which would make the tim
 class Turns:
     """Has threads change places more often while there is a call whose thread must not wait for the interpreter.
 
-    A driver gives the interpreter away around each call of its library, a dozen times an operation, and a busy event loop lets it
-    have it again only when CPython says that its time is up. This is for the whole process, since there is no other way to say
+    A driver loses the interpreter with each statement, several times an operation, and a busy event loop lets it have it again
+    only when CPython says that its time is up. This is for the whole process, since there is no other way to say
     it, but only until the last call has ended. A shorter time that the application has chosen is left alone, and so is what it
     chooses meanwhile.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[object] = set()
         self._before: float | None = None  # what to put back
-        self._forget()
 
     def begin(self) -> Callable[[], None]:
         """Begin a call; return what ends it, from any thread. To end it twice is to end it once."""
@@ -43,12 +44,9 @@ class Turns:
 
     def forget(self) -> None:
         """End all calls: a forked process has none of the threads that would do so, and its lock may be held by one of them."""
-        self._forget()
-        self._put_back()
-
-    def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._calls: set[object] = set()
+        self._calls.clear()
+        self._put_back()
 
     def _put_back(self) -> None:
         if self._calls or self._before is None:

@@ -148,7 +148,7 @@ async def _execute(connection: aiosqlite.Connection, work: Callable[[sqlite3.Con
         try:
             return work(opened)
         finally:
-            end()  # here, because the event loop may be gone by now
+            end()  # the event loop may be gone by now
 
     try:
         # Not statement by statement through aiosqlite's public methods: that would hold the file's write lock, and all other
@@ -160,7 +160,7 @@ async def _execute(connection: aiosqlite.Connection, work: Callable[[sqlite3.Con
         await connection.rollback()
         raise
     finally:
-        end()
+        end()  # it may not have come to the work
 
 
 def _identity(path: str) -> tuple[int, int]:
