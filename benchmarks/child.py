@@ -13,9 +13,10 @@ from taskiq_sources import DurableScheduler, source_from_url
 
 async def main(settings: dict[str, object]) -> None:
     broker = NullBroker(float(str(settings["takes"])))
-    options = settings["options"]
+    options, at_once = settings["options"], settings["at_once"]
     assert isinstance(options, dict)
-    scheduler = DurableScheduler(broker, [source_from_url(str(settings["url"]), **options)])
+    assert isinstance(at_once, int)
+    scheduler = DurableScheduler(broker, [source_from_url(str(settings["url"]), **options)], max_concurrent_sends=at_once)
     async with scheduler:
         print("ready", flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

@@ -141,9 +141,9 @@ class Child:
 
 
 @contextmanager
-def child(place: Place, *, takes: float = 0.0) -> Iterator[Child]:
+def child(place: Place, *, takes: float = 0.0, at_once: int = 100) -> Iterator[Child]:
     """Run a scheduler on a place; it is ready when this is entered."""
-    settings = json.dumps({"url": place.url, "options": place.options, "takes": takes})
+    settings = json.dumps({"url": place.url, "options": place.options, "takes": takes, "at_once": at_once})
     process = subprocess.Popen(
         [sys.executable, str(_CHILD), settings],
         stdin=subprocess.PIPE,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -105,7 +104,6 @@ def _update(connection: Connection, values: Values, _: Collection[str]) -> Rows:
 
 
 def _claim(connection: Connection, values: Values, _: Collection[str]) -> str:
-    values = {**values, "token": secrets.token_urlsafe(12)}  # made distinct for each row in SQL
     taken: str
     try:
         rows, taken = execute(connection, "claim_ids" if "ids" in values else "claim", values).fetchone()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
@@ -17,6 +18,8 @@ from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges
 from taskiq_sources.rows import run_from_row, schedule_from_row
 from taskiq_sources.sql import columns
 from taskiq_sources.sql.columns import Row
+
+_TOKEN_BYTES = 12  # of randomness; 16 letters
 
 
 class Session(backends.Session, Protocol):
@@ -39,7 +42,7 @@ class SQLStore(SessionStore[SessionT]):
     get, page        schedules: ``{columns}``
     delete           one: the ids that existed
     update           none if there is no such schedule, else one: the revision found, and ``{columns}`` of the result
-    claim            the claimed schedules in order: ``{columns}, token``
+    claim            the claimed schedules in order: ``{columns}, token``; that is made of ``token``, which is fresh
     claim_ids        the same, among ``ids``
     renew            the ids whose lease is still ours, a row each
     settle           one: the ids that were lost
@@ -122,8 +125,8 @@ class SQLStore(SessionStore[SessionT]):
         ids: Collection[str] | None = None,
         early: timedelta = timedelta(0),
     ) -> list[Claim]:
-        until = now + lease
-        values = {"now": now, "horizon": now + early, "claimant": claimant, "lease_until": until, "limit": limit}
+        until, token = now + lease, secrets.token_urlsafe(_TOKEN_BYTES)
+        values = {"now": now, "horizon": now + early, "claimant": claimant, "lease_until": until, "token": token, "limit": limit}
         if ids is None:
             taken = await self._run("claim", columns.instants(values))
         else:
@@ -136,9 +139,12 @@ class SQLStore(SessionStore[SessionT]):
         return frozenset(row[0] for row in held)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
+        return await self._settle(outcomes)
+
+    async def _settle(self, outcomes: Sequence[Outcome], *conditions: str) -> frozenset[str]:
         with collector_waits():
             values = columns.outcome_columns(outcomes)
-        [row] = await self._run("settle", values)
+        [row] = await self._run("settle", values, conditions)
         return frozenset(row[0])
 
     async def next_due(self, now: datetime) -> datetime | None:
