@@ -71,7 +71,7 @@ def test_a_shorter_time_of_the_application_stays() -> None:
 
 
 @pytest.mark.parametrize("before", [0.00005, 0.004])
-@pytest.mark.parametrize("chosen", [0.0001, 0.01])
+@pytest.mark.parametrize("chosen", [0.00007, 0.01])
 def test_what_the_application_sets_meanwhile_stays(before: float, chosen: float) -> None:
     sys.setswitchinterval(before)
     end = TURNS.begin()

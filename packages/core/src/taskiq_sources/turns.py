@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-_SOON = 0.0002  # seconds, in place of the 0.005 of CPython
+_SOON = 0.0001  # seconds, in place of the 0.005 of CPython
 _ROUNDING = 5e-7  # CPython cuts to whole microseconds, which would make the time that is put back a little shorter each time
 
 
