@@ -10,7 +10,6 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from operator import attrgetter
 from typing import Any, ClassVar, Final
 
 import asyncpg
@@ -18,10 +17,10 @@ import asyncpg
 from taskiq_sources.backends import check_durations, check_either
 from taskiq_sources.clock import from_ms
 from taskiq_sources.errors import ScheduleValidationError
-from taskiq_sources.models import Capabilities, Outcome
+from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres.connections import Database, Pool
+from taskiq_sources_postgres.connections import Connection, Database, Pool
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
@@ -33,9 +32,12 @@ _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 
 #: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
 #: planner so whenever many schedules have just been added or have just fallen due.
-#: (Plans do not depend on values then. For the first five calls of each connection PostgreSQL would make them all the same, which
-#: takes a sixth of the time of a large settle.)
+#: (Which plan is best depends on no value then. All the same PostgreSQL would make one for each of the first five calls of a
+#: connection, which takes a sixth of the time of a large settle.)
 _PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
+
+#: Not so here: which index is the best depends on how rare a value is, at which PostgreSQL would stop to look after five calls.
+_LISTINGS: Final = frozenset({"page", "runs"})
 
 #: Stand for a comma and for none while a list of texts is written. No text has them: they are made at random and never leave.
 _COMMA, _NONE = secrets.token_hex(8), secrets.token_hex(8)
@@ -114,22 +116,23 @@ class PostgresStore(SQLStore[Database]):
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
         patience = self._session.command_timeout
-        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
+
+        async def work(connection: Connection) -> list[asyncpg.Record]:
+            if operation not in _LISTINGS:
+                return await connection.fetch(sql, *arguments, timeout=patience)
+            async with connection.transaction():
+                await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan", timeout=patience)
+                return await connection.fetch(sql, *arguments, timeout=patience)
+
+        return await self._session.call(work, repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
         literals = {name: _array_literal(value) for name, value in values.items() if name in _LITERALS and type(value) is list}
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, conditions)
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        if all(outcome.finished for outcome in outcomes):
-            left = await self._settle(sorted(outcomes, key=attrgetter("claim.schedule.id")), "finished")
-            outcomes = [outcome for outcome in outcomes if outcome.claim.schedule.id in left]
-        return await self._settle(outcomes, "each") if outcomes else frozenset()
-
     async def now(self) -> datetime:
-        [row] = await self._run("now", {}, repeatable=True)
-        return from_ms(row[0])
+        return from_ms((await self._run("now", {}, repeatable=True))[0][0])
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.notifications(self._names.channel)

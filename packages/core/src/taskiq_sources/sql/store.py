@@ -139,12 +139,9 @@ class SQLStore(SessionStore[SessionT]):
         return frozenset(row[0] for row in held)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        return await self._settle(outcomes)
-
-    async def _settle(self, outcomes: Sequence[Outcome], *conditions: str) -> frozenset[str]:
         with collector_waits():
             values = columns.outcome_columns(outcomes)
-        [row] = await self._run("settle", values, conditions)
+        [row] = await self._run("settle", values)
         return frozenset(row[0])
 
     async def next_due(self, now: datetime) -> datetime | None:

@@ -167,9 +167,24 @@ WITH held AS (
 UPDATE "{schema}"."{prefix}schedules" SET lease_until = :until WHERE id = ANY (ARRAY(SELECT id FROM held)) RETURNING id;
 
 -- name: settle
--- Record outcomes where the token is the current one, in one of the two ways below. History rows come in arrays of their own;
--- "holder" is the schedule whose outcome they belong to. Returns the ids of what is "lost".
-WITH /* conditions */, recorded AS (
+-- Record outcomes where the token is the current one. History rows come in arrays of their own; "holder" is the schedule whose
+-- outcome they belong to. Returns the ids whose claim did not survive although it should have.
+WITH given AS (
+    SELECT * FROM unnest(
+        :id::text[], :token::text::text[], :claimed_revision::text::bigint[], :scheduled_for::text::bigint[],
+        :next_run_at::text::bigint[], :coalesced::text::bigint[], :attempt::text::bigint[], :run_count::text::bigint[],
+        :last_error::text::text[], :quarantined::text::boolean[], :finished::text::boolean[], :release::text::boolean[]
+    ) AS given (
+        id, token, claimed_revision, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, finished,
+        release
+    )
+), held AS (
+    SELECT given.*, stored.timing_revision > given.claimed_revision AS rescheduled
+    FROM (
+        SELECT id, token, timing_revision FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:id) ORDER BY id FOR UPDATE
+    ) AS stored
+    JOIN given ON stored.id = given.id AND stored.token = given.token
+), recorded AS (
     INSERT INTO "{schema}"."{prefix}runs" (
         occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
     )
@@ -191,40 +206,6 @@ WITH /* conditions */, recorded AS (
         schedule_id = excluded.schedule_id, task_name = excluded.task_name, scheduled_for = excluded.scheduled_for,
         status = excluded.status, recorded_at = excluded.recorded_at, task_id = excluded.task_id, attempt = excluded.attempt,
         coalesced = excluded.coalesced, claimant = excluded.claimant, error = excluded.error
-)
-SELECT array(SELECT id FROM lost) AS lost, pg_notify(:channel, '');
-
--- name: settle.finished
--- Of schedules that are all finished: in one pass, which a batch that is not all of a kind cannot be. It follows the order of the
--- ids given, or that of the primary key: so they have to be given in that order. What was edited meanwhile is "lost" too.
-given AS (
-    SELECT * FROM unnest(:id::text[], :token::text::text[], :claimed_revision::text::bigint[]) AS given (id, token, claimed_revision)
-), held AS (
-    DELETE FROM "{schema}"."{prefix}schedules" AS stored USING given
-    WHERE stored.id = ANY (:id) AND stored.id = given.id
-        AND stored.token = given.token AND stored.timing_revision <= given.claimed_revision
-    RETURNING stored.id
-), lost AS (
-    SELECT id FROM given EXCEPT SELECT id FROM held
-)
-
--- name: settle.each
--- Of any: what has to be done to each is seen when all are locked. A claim is lost if it did not survive although it should have.
-given AS (
-    SELECT * FROM unnest(
-        :id::text[], :token::text::text[], :claimed_revision::text::bigint[], :scheduled_for::text::bigint[],
-        :next_run_at::text::bigint[], :coalesced::text::bigint[], :attempt::text::bigint[], :run_count::text::bigint[],
-        :last_error::text::text[], :quarantined::text::boolean[], :finished::text::boolean[], :release::text::boolean[]
-    ) AS given (
-        id, token, claimed_revision, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, finished,
-        release
-    )
-), held AS (
-    SELECT given.*, stored.timing_revision > given.claimed_revision AS rescheduled
-    FROM (
-        SELECT id, token, timing_revision FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:id) ORDER BY id FOR UPDATE
-    ) AS stored
-    JOIN given ON stored.id = given.id AND stored.token = given.token
 ), deleted AS (
     DELETE FROM "{schema}"."{prefix}schedules"
     WHERE id = ANY (ARRAY(SELECT id FROM held WHERE finished AND NOT rescheduled))
@@ -245,10 +226,13 @@ given AS (
         token = CASE WHEN held.release THEN NULL ELSE stored.token END
     FROM held
     WHERE stored.id = held.id AND NOT held.finished AND NOT held.rescheduled
-), lost AS (
-    SELECT given.id FROM given LEFT JOIN held USING (id)
-    WHERE held.id IS NULL OR (held.rescheduled AND NOT given.release)
 )
+SELECT
+    array(
+        SELECT given.id FROM given LEFT JOIN held USING (id)
+        WHERE held.id IS NULL OR (held.rescheduled AND NOT given.release)
+    ) AS lost,
+    pg_notify(:channel, '');
 
 -- name: next_due
 -- When a claim could return something: when the first free schedule is due, or when a lease of one that is due before it ends.
