@@ -92,7 +92,7 @@ async def store(url: str, anyio_backend: str, module_place: Any) -> AsyncIterato
         pytest.param(mode, name, values, conditions, id="-".join((mode, name, *conditions)))
         for mode in _MODES
         for name, values, conditions in _STATEMENTS
-        if mode != _GENERIC or name not in {"page", "runs"}  # which are never planned so: see below
+        if mode != _GENERIC or name not in {"page", "runs"}  # which want one for their values
     ],
 )
 async def test_no_look_up_reads_a_whole_table(
@@ -135,57 +135,6 @@ async def test_settles_and_renewals_look_up_what_they_are_given(store: PostgresS
         assert _scans(plan) == [], name
         assert max(_touched(plan)) <= 4 * _IN_FLIGHT, name
     assert await store.settle([outcome(claim, next_run_at=claim.schedule.next_run_at) for claim in claims]) == frozenset()
-
-
-async def test_only_listings_are_planned_for_their_values(place: Any) -> None:
-    """What is done all day is planned once for each connection; a listing however often it was made, since values may be rare."""
-    store = PostgresStore(place.dsn, prefix=place.prefix, max_connections=1)
-    await store.open()
-    await store.put([_schedule(number) for number in range(8)])
-    for claim in await take(store):
-        await store.settle([outcome(claim, finished=True, runs=(run(claim.schedule.id),))])
-        await store.page(ScheduleQuery(task_name=claim.schedule.task_name), limit=5)
-        await store.runs(RunQuery(schedule_id=claim.schedule.id), limit=5)
-
-    async def count(connection: Any) -> list[Any]:
-        if connection.get_server_version().major < 14:
-            pytest.skip("PostgreSQL counts plans from 14 on")
-        found: list[Any] = await connection.fetch("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements")
-        return found
-
-    counts = [(row["statement"], row["generic_plans"], row["custom_plans"]) for row in await store._session.call(count)]
-    await store.close()
-
-    ours = [one for one in counts if place.prefix in one[0] and "obj_description" not in one[0]]
-    listings = [one for one in ours if one[0].startswith("SELECT id, ") or "ORDER BY recorded_at DESC" in one[0]]
-    assert [(generic, custom) for _, generic, custom in listings] == [(0, 8), (0, 8)]
-    assert {custom for one, _, custom in ours if one not in {listing[0] for listing in listings}} == {0}
-
-
-async def test_a_rare_value_is_looked_up_in_its_own_index(place: Any) -> None:
-    """However often others were asked for: with a plan for any value, a listing of few rows reads all that come before them."""
-    store = PostgresStore(place.dsn, prefix=place.prefix, max_connections=1)
-    await store.open()
-    await store.put([schedule(f"{number:05}", task_name="rare" if number > 9_995 else "usual") for number in range(10_000)])
-    await place.execute(f"VACUUM ANALYZE {place.prefix}schedules")
-    for _ in range(10):
-        await store.page(ScheduleQuery(task_name="usual"), limit=5)
-
-    async def read(connection: Any) -> int:
-        if connection.get_server_version().major < 15:
-            pytest.skip("PostgreSQL tells what it has read at once from 15 on")
-        await connection.execute("SELECT pg_stat_force_next_flush()")
-        found: int = await connection.fetchval(
-            "SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = $1", f"{place.prefix}schedules"
-        )
-        return found
-
-    before = await store._session.call(read)
-    assert len(await store.page(ScheduleQuery(task_name="rare"), limit=5)) == 4
-    after = await store._session.call(read)
-    await store.close()
-
-    assert after - before < 100
 
 
 async def test_a_claim_moves_no_index_entry(store: PostgresStore) -> None:

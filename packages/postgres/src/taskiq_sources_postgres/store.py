@@ -20,7 +20,7 @@ from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres.connections import Connection, Database, Pool
+from taskiq_sources_postgres.connections import Database, Pool
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
@@ -32,12 +32,7 @@ _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 
 #: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
 #: planner so whenever many schedules have just been added or have just fallen due.
-#: (Which plan is best depends on no value then. All the same PostgreSQL would make one for each of the first five calls of a
-#: connection, which takes a sixth of the time of a large settle.)
-_PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off", "plan_cache_mode": "force_generic_plan"}
-
-#: Not so here: which index is the best depends on how rare a value is, at which PostgreSQL would stop to look after five calls.
-_LISTINGS: Final = frozenset({"page", "runs"})
+_PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
 
 #: Stand for a comma and for none while a list of texts is written. No text has them: they are made at random and never leave.
 _COMMA, _NONE = secrets.token_hex(8), secrets.token_hex(8)
@@ -116,15 +111,7 @@ class PostgresStore(SQLStore[Database]):
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
         patience = self._session.command_timeout
-
-        async def work(connection: Connection) -> list[asyncpg.Record]:
-            if operation not in _LISTINGS:
-                return await connection.fetch(sql, *arguments, timeout=patience)
-            async with connection.transaction():
-                await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan", timeout=patience)
-                return await connection.fetch(sql, *arguments, timeout=patience)
-
-        return await self._session.call(work, repeatable=repeatable)
+        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
@@ -132,7 +119,8 @@ class PostgresStore(SQLStore[Database]):
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, conditions)
 
     async def now(self) -> datetime:
-        return from_ms((await self._run("now", {}, repeatable=True))[0][0])
+        [row] = await self._run("now", {}, repeatable=True)
+        return from_ms(row[0])
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.notifications(self._names.channel)
@@ -140,11 +128,10 @@ class PostgresStore(SQLStore[Database]):
 
 def _array_literal(column: list[Any]) -> str:
     """Return a list as PostgreSQL reads it: ``{"a",NULL}`` or ``{1,NULL}``."""
-    kinds = set(map(type, column))
-    if not any(issubclass(kind, str) for kind in kinds):
+    if not any(isinstance(value, str) for value in column):
         return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
-    texts = [_NONE if value is None else value for value in column] if len(kinds) > 1 else column
-    quoted = _COMMA.join(texts).replace("\\", "\\\\").replace('"', '\\"').replace(_COMMA, '","')
+    joined = _COMMA.join([_NONE if value is None else value for value in column])
+    quoted = joined.replace("\\", "\\\\").replace('"', '\\"').replace(_COMMA, '","')
     return f'{{"{quoted}"}}'.replace(f'"{_NONE}"', "NULL")
 
 

@@ -383,7 +383,7 @@ class SettleRules:
         }
 
     async def test_each_outcome_that_finishes_is_judged_alone(self, store: ScheduleStore) -> None:
-        """So it is in a call that holds no other kind. (Look at a shorter way for batches of one-offs.)"""
+        """So it is in a call that holds no other kind. (Look at conditions that hold for all that is finished.)"""
         ids = ["changed", "deleted", "edited", "first", "last", "taken"]
         await store.put([schedule(schedule_id) for schedule_id in ids])
         claims: dict[str, Claim] = {claim.schedule.id: claim for claim in await take(store)}
