@@ -382,28 +382,6 @@ class SettleRules:
             "taken": (at(-1), NOW + 2 * LEASE),
         }
 
-    async def test_each_outcome_that_finishes_is_judged_alone(self, store: ScheduleStore) -> None:
-        """So it is in a call that holds no other kind. (Look at conditions that hold for all that is finished.)"""
-        ids = ["changed", "deleted", "edited", "first", "last", "taken"]
-        await store.put([schedule(schedule_id) for schedule_id in ids])
-        claims: dict[str, Claim] = {claim.schedule.id: claim for claim in await take(store)}
-        await store.delete(["deleted"])
-        await store.update("changed", ScheduleChanges(updated_at=NOW, document="{}"))
-        await store.update("edited", ScheduleChanges(updated_at=NOW, next_run_at=at(9)))
-        await take_one(store, "taken", now=NOW + LEASE)
-
-        lost = await store.settle(
-            [outcome(claims[name], finished=True, runs=(run(f"{name}@1", schedule_id=name),)) for name in reversed(ids)]
-        )
-
-        assert lost == {"deleted", "taken"}
-        assert await recorded(store) == [f"{name}@1" for name in ("last", "first", "edited", "changed")]
-        found = await store.get(ids)
-        assert {name: (one.next_run_at, one.lease_until) for name, one in found.items()} == {
-            "edited": (at(9), None),
-            "taken": (at(-1), NOW + 2 * LEASE),
-        }
-
     async def test_settle_touches_no_other_schedule(self, store: ScheduleStore) -> None:
         """What was not settled stays claimed or free as it was. (Look at the where clause.)"""
         await record(store, run("z@1", schedule_id="z"))
