@@ -21,6 +21,7 @@ from taskiq_sources import ScheduledTask, ScheduleSource, definitions, source_fr
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.memory import InMemoryScheduleSource, MemoryData
 from taskiq_sources.models import StoredSchedule
+from taskiq_sources.settings import DispatchSettings
 from taskiq_sources_conformance.servers import url_of
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -33,6 +34,9 @@ BACKENDS = {
     "postgres": "postgres",
     "mongo": "mongo_replica_set",
 }
+
+#: Sends at once, unless a scheduler is told otherwise.
+AT_ONCE = DispatchSettings().max_concurrent_sends
 
 _CHILD = Path(__file__).with_name("child.py")
 
@@ -141,7 +145,7 @@ class Child:
 
 
 @contextmanager
-def child(place: Place, *, takes: float = 0.0, at_once: int = 100) -> Iterator[Child]:
+def child(place: Place, *, takes: float = 0.0, at_once: int = AT_ONCE) -> Iterator[Child]:
     """Run a scheduler on a place; it is ready when this is entered."""
     settings = json.dumps({"url": place.url, "options": place.options, "takes": takes, "at_once": at_once})
     process = subprocess.Popen(

@@ -92,7 +92,7 @@ async def store(url: str, anyio_backend: str, module_place: Any) -> AsyncIterato
         pytest.param(mode, name, values, conditions, id="-".join((mode, name, *conditions)))
         for mode in _MODES
         for name, values, conditions in _STATEMENTS
-        if mode != _GENERIC or name not in {"page", "runs"}  # which want one for their values
+        if mode != _GENERIC or "status" not in conditions  # the best index depends on how rare it is; PostgreSQL looks at it
     ],
 )
 async def test_no_look_up_reads_a_whole_table(
@@ -209,16 +209,15 @@ async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str,
             await connection.fetchval(f"SELECT coalesce(quote_literal($1::{kind}::text), 'NULL')", argument)
             for kind, argument in zip(types, arguments, strict=True)
         ]
+        await connection.execute(f"PREPARE explained ({', '.join(types)}) AS {sql}")
         transaction = connection.transaction()
         await transaction.start()
         try:
             await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-            await connection.execute(f"PREPARE explained ({', '.join(types)}) AS {sql}")
             found = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained ({', '.join(texts)})")
         finally:
             await transaction.rollback()
-            await connection.execute("DEALLOCATE ALL")
-            await connection.reload_schema_state()
+            await connection.execute("DEALLOCATE explained")
         plan: dict[str, Any] = json.loads(found)[0]["Plan"]
         return plan
 

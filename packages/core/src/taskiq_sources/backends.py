@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import fields
@@ -23,6 +24,9 @@ T = TypeVar("T")
 
 #: Editing one of these is an edit of *when*.
 WHEN: Final = frozenset({"timing", "scheduled_for", "next_run_at"})
+
+
+_TOKEN_BYTES = 12  # of randomness; 16 letters
 
 
 class Session(Protocol):
@@ -153,6 +157,11 @@ def check_schema_version(found: int, known: int, *, where: str, package: str) ->
             f"{where} has schema version {found}, made by a newer release of {package}; this one knows versions up to {known}: "
             "upgrade it"
         )
+
+
+def fresh_token() -> str:
+    """Return text for the tokens of a call of ``claim``, never used before: letters, digits, ``-`` and ``_``."""
+    return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
 def portions(values: Iterable[T], size: int | None, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[list[T]]:

@@ -15,9 +15,9 @@ class Turns:
     """Has threads change places more often while there is a call whose thread must not wait for the interpreter.
 
     A driver loses the interpreter with each statement, several times an operation, and a busy event loop lets it have it again
-    only when CPython says that its time is up. This is for the whole process, since there is no other way to say
-    it, but only until the last call has ended. A shorter time that the application has chosen is left alone, and so is what it
-    chooses meanwhile.
+    only when CPython says that its time is up. This is for the whole process, since there is no other way to say it, but only
+    until the last call has ended. A shorter time that the application has chosen is left alone, and so is what it chooses
+    meanwhile.
     """
 
     def __init__(self) -> None:

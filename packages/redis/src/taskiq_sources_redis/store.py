@@ -6,7 +6,6 @@ What an operation does is in ``lua``, one file each; how it gets there is in :mo
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from datetime import datetime, timedelta
@@ -16,7 +15,7 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from taskiq_sources import errors
-from taskiq_sources.backends import SessionStore, changed_fields, check_durations, check_revision, together
+from taskiq_sources.backends import SessionStore, changed_fields, check_durations, check_revision, fresh_token, together
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
@@ -31,7 +30,6 @@ _OLDEST_SERVER = "6.2"
 _MOST_SHARDS = 1_024
 _MOST_PLACES = 8  # asked at once
 _PRUNE_BATCH = 2_000
-_TOKEN_BYTES = 12  # of randomness; 16 letters
 _REFUSALS = {b"schema": errors.SchemaVersionError, b"version": errors.BackendVersionError, b"role": errors.SourceConnectionError}
 
 
@@ -112,7 +110,7 @@ class RedisStore(SessionStore[Server]):
         ids: Collection[str] | None = None,
         early: timedelta = timedelta(0),
     ) -> list[Claim]:
-        token, until = secrets.token_urlsafe(_TOKEN_BYTES), now + lease
+        token, until = fresh_token(), now + lease
         window = (to_ms(now), to_ms(now + early))
         mark = (to_ms(until), records.pack(token, until, claimant) + b",\n")
         places = self._shards.places(None if ids is None else _each(set(ids)))

@@ -4,22 +4,19 @@
 
 from __future__ import annotations
 
-import secrets
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from taskiq_sources import backends
-from taskiq_sources.backends import SessionStore, changed_fields, check_revision
+from taskiq_sources.backends import SessionStore, changed_fields, check_revision, fresh_token
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.rows import run_from_row, schedule_from_row
 from taskiq_sources.sql import columns
 from taskiq_sources.sql.columns import Row
-
-_TOKEN_BYTES = 12  # of randomness; 16 letters
 
 
 class Session(backends.Session, Protocol):
@@ -42,7 +39,7 @@ class SQLStore(SessionStore[SessionT]):
     get, page        schedules: ``{columns}``
     delete           one: the ids that existed
     update           none if there is no such schedule, else one: the revision found, and ``{columns}`` of the result
-    claim            the claimed schedules in order: ``{columns}, token``; that is made of ``token``, which is fresh
+    claim            the claimed schedules in order: ``{columns}``, and a token each: the given one, or made of it
     claim_ids        the same, among ``ids``
     renew            the ids whose lease is still ours, a row each
     settle           one: the ids that were lost
@@ -125,7 +122,7 @@ class SQLStore(SessionStore[SessionT]):
         ids: Collection[str] | None = None,
         early: timedelta = timedelta(0),
     ) -> list[Claim]:
-        until, token = now + lease, secrets.token_urlsafe(_TOKEN_BYTES)
+        until, token = now + lease, fresh_token()
         values = {"now": now, "horizon": now + early, "claimant": claimant, "lease_until": until, "token": token, "limit": limit}
         if ids is None:
             taken = await self._run("claim", columns.instants(values))
