@@ -154,6 +154,31 @@ async def test_a_change_wakes_the_engine(world: World) -> None:
     assert len(world.broker.sent) == 1
 
 
+async def test_many_changes_are_looked_at_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that changes all the time is asked a hundred times a second, not once a change; none is overlooked for long."""
+    source = world.another_source()
+    claim = source.store.claim
+    looks: list[datetime] = []
+
+    async def counted(*args: Any, **arguments: Any) -> list[Claim]:
+        looks.append(world.clock.read())
+        return await claim(*args, **arguments)
+
+    monkeypatch.setattr(source.store, "claim", counted)
+    await world.scheduler(source, poll_interval=timedelta(hours=1))
+    await asyncio.sleep(60)
+    looks.clear()
+
+    for _ in range(1000):
+        await world.source.add_schedules([_task("later", time=START + timedelta(days=1))])
+        await asyncio.sleep(0.001)
+    assert 90 <= len(looks) <= 110
+
+    await world.add(time=START)
+    await asyncio.sleep(0.02)
+    assert world.broker.args() == [0]
+
+
 async def test_messages_carry_their_occurrence(world: World) -> None:
     """Messages have the labels ``schedule_id`` and ``scheduled_for``; what is stored gains none."""
     await world.add(cron="*/10 * * * * *", labels={"colour": "red"})

@@ -42,7 +42,7 @@ from taskiq_sources.tasking import end, event_or_timeout
 logger = logging.getLogger("taskiq_sources")
 
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
-_GATHERING = 0.01  # for so long results are gathered, to be settled in one call
+_GATHERING = 0.01  # for so long results are gathered, to be settled in one call, and changes, to be looked at once
 _SETTLERS = 2  # one makes a call ready while that of the other is under way
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
@@ -362,6 +362,7 @@ class Dispatcher:
                 async for _ in self._store.watch():
                     pause = _FIRST_PAUSE
                     self._wake.set()
+                    await asyncio.sleep(_GATHERING)  # or each settle of each scheduler would have all others look
             except SourceConnectionError as error:
                 logger.debug("%s: watching for changes broke off: %s", self._name, error)
             except Exception:  # polling goes on without it, and so does what is being sent

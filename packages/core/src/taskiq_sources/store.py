@@ -243,8 +243,8 @@ class ScheduleStore(ABC):
         """Yield whenever schedules may have changed through any handle; required if ``capabilities.push``.
 
         The first value is yielded as soon as the subscription holds, so that nothing is missed between subscribing and waiting.
-        Changes may be merged into one value, and values without a change are allowed; a change of what is due that is never
-        followed by a value is not. Ends when the store is closed.
+        Changes may be merged into one value, and values without a change are allowed; a change that is never followed by a value
+        is not, unless it makes nothing due earlier than `next_due` has said. Ends when the store is closed.
 
         Raises:
             SourceConnectionError: The subscription was lost; call `watch` again. Changes may have been missed.
