@@ -168,7 +168,8 @@ UPDATE "{schema}"."{prefix}schedules" SET lease_until = :until WHERE id = ANY (A
 
 -- name: settle
 -- Record outcomes where the token is the current one. History rows come in arrays of their own; "holder" is the schedule whose
--- outcome they belong to. Returns the ids whose claim did not survive although it should have.
+-- outcome they belong to. Returns the ids whose claim did not survive although it should have. Notifies of what is due before its
+-- lease would have ended: for all else nobody waits, and the commits of those who notify queue for one lock.
 WITH given AS (
     SELECT * FROM unnest(
         :id::text[], :token::text::text[], :claimed_revision::text::bigint[], :scheduled_for::text::bigint[],
@@ -179,9 +180,9 @@ WITH given AS (
         release
     )
 ), held AS (
-    SELECT given.*, stored.timing_revision > given.claimed_revision AS rescheduled
+    SELECT given.*, stored.lease_until, stored.timing_revision > given.claimed_revision AS rescheduled
     FROM (
-        SELECT id, token, timing_revision FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:id) ORDER BY id FOR UPDATE
+        SELECT id, token, timing_revision, lease_until FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:id) ORDER BY id FOR UPDATE
     ) AS stored
     JOIN given ON stored.id = given.id AND stored.token = given.token
 ), recorded AS (
@@ -232,7 +233,10 @@ SELECT
         SELECT given.id FROM given LEFT JOIN held USING (id)
         WHERE held.id IS NULL OR (held.rescheduled AND NOT given.release)
     ) AS lost,
-    pg_notify(:channel, '');
+    CASE
+        WHEN EXISTS (SELECT FROM held WHERE rescheduled OR (NOT finished AND release AND next_run_at < lease_until))
+        THEN pg_notify(:channel, '')
+    END;
 
 -- name: next_due
 -- When a claim could return something: when the first free schedule is due, or when a lease of one that is due before it ends.

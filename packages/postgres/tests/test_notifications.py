@@ -1,0 +1,60 @@
+"""What a settle notifies of: what others would wake for too late, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from taskiq_sources.models import ScheduleChanges
+from taskiq_sources_conformance.build import LEASE, at, outcome, put_and_take
+from taskiq_sources_postgres import PostgresStore
+
+pytestmark = pytest.mark.anyio
+
+_LEASE_SECONDS = LEASE / timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("outcome_of_b", "edited", "told"),
+    [
+        ({"finished": True}, False, False),
+        ({"next_run_at": None}, False, False),
+        ({"next_run_at": at(_LEASE_SECONDS)}, False, False),
+        ({"next_run_at": at(1), "release": False}, False, False),
+        ({"next_run_at": at(_LEASE_SECONDS, ms=-1)}, False, True),
+        ({"next_run_at": at(-1)}, False, True),
+        ({"next_run_at": at(3600)}, True, True),
+        ({"finished": True}, True, True),
+    ],
+)
+async def test_a_settle_tells_of_what_is_due_before_the_lease_ends(
+    place: Any, outcome_of_b: dict[str, Any], edited: bool, told: bool
+) -> None:
+    """Everybody looks when the lease ends, and so need not be told of what is due later. (Look at what `settle` notifies of.)"""
+    store = PostgresStore(place.dsn, prefix=place.prefix)
+    await store.open()
+    claims = [await put_and_take(store, name) for name in "ab"]
+    if edited:
+        await store.update("b", ScheduleChanges(updated_at=at(0), next_run_at=at(2)))
+    heard: list[object] = []
+    known = asyncio.Event()
+
+    def hear(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+        heard.append(payload)
+        if payload == "that was all":
+            known.set()
+
+    listening = await asyncpg.connect(place.dsn)
+    await listening.add_listener(store._names.channel, hear)
+
+    await store.settle([outcome(claims[0], finished=True), outcome(claims[1], **outcome_of_b)])
+    await place.execute(f"NOTIFY {store._names.channel}, 'that was all'")  # they arrive in the order of the commits
+    await asyncio.wait_for(known.wait(), 10)
+
+    assert heard == [*[""] * told, "that was all"]
+    await listening.close()
+    await store.close()
