@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -124,17 +124,30 @@ async def test_while_the_server_is_down_calls_fail_at_once(server: PostgresServe
 
 
 async def test_a_server_that_hangs_is_given_up(server: PostgresServer, place_at: Callable[[str], Any]) -> None:
-    """A call ends after the command time-out, and the store works when the server does."""
+    """A call ends after the command time-out or when it is cancelled, and the store works when the server does."""
     place = place_at(server.url)
     store = PostgresStore(
         place.dsn, prefix=place.prefix, connect_timeout=timedelta(seconds=0.3), command_timeout=timedelta(seconds=0.3)
     )
     await store.open()
+    calls: list[Callable[[], Coroutine[Any, Any, object]]] = [
+        lambda: store.get(["a"]),
+        lambda: store.page(ScheduleQuery(task_name="t"), limit=9),
+        lambda: store.runs(RunQuery(status="sent"), limit=9),
+        lambda: store.settle([]),
+    ]
+    for call in calls:
+        await call()
     server.pause()
     try:
-        for _ in range(2):
+        for call in calls:
             with pytest.raises(SourceConnectionError, match="does not answer in time"):
-                await asyncio.wait_for(store.get(["a"]), _TIMEOUT)
+                await asyncio.wait_for(call(), _TIMEOUT)
+            cancelled = asyncio.ensure_future(call())
+            await asyncio.sleep(0.05)
+            cancelled.cancel()
+            await asyncio.wait([cancelled], timeout=_TIMEOUT)
+            assert cancelled.cancelled()
     finally:
         server.resume()
 

@@ -83,7 +83,7 @@ async def test_many_clients_share_few_connections(bouncer: str, place: Any) -> N
         while claims := await take(store, limit=5):
             sent.extend(claim.schedule.id for claim in claims)
             await store.next_due(NOW)
-            await store.page(ScheduleQuery(), limit=3)
+            assert len(await store.page(ScheduleQuery(task_name=claims[0].schedule.task_name), limit=3)) > 0
             settled = [
                 outcome(claim, finished=True, runs=(run(claim.schedule.id, schedule_id=claim.schedule.id),)) for claim in claims
             ]

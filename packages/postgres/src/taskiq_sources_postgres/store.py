@@ -20,7 +20,7 @@ from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
 from taskiq_sources.sql import SQLStore, Statements, read_sql
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_postgres.connections import Database, Pool
+from taskiq_sources_postgres.connections import Connection, Database, Pool
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
 from taskiq_sources_postgres.schema import PACKAGE, migrate
@@ -111,7 +111,15 @@ class PostgresStore(SQLStore[Database]):
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
         patience = self._session.command_timeout
-        return await self._session.call(lambda session: session.fetch(sql, *arguments, timeout=patience), repeatable=repeatable)
+
+        async def fetch(connection: Connection) -> list[asyncpg.Record]:
+            if not conditions:
+                return await connection.fetch(sql, *arguments, timeout=patience)
+            # Which index is best hangs on how rare the values are. Of a statement that is kept, PostgreSQL stops looking at them.
+            statement = await connection.prepare(sql, name="", timeout=patience)
+            return await statement.fetch(*arguments, timeout=patience)
+
+        return await self._session.call(fetch, repeatable=repeatable)
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
