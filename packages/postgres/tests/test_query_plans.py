@@ -7,9 +7,10 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 
-from taskiq_sources.models import RunQuery, ScheduleQuery
+from taskiq_sources.models import Claim, RunQuery, ScheduleQuery
 from taskiq_sources.sql import columns
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
 from taskiq_sources_postgres import PostgresStore
@@ -133,6 +134,50 @@ async def test_a_burst_is_looked_up_too_before_anybody_has_counted_it(place: Any
     await store.close()
 
 
+async def test_plans_made_for_a_single_schedule_serve_thousands(place: Any) -> None:
+    """A schedule at rest, and then a burst before anybody has counted it: the plans that were kept still touch what they must."""
+    store = PostgresStore(place.dsn, prefix=place.prefix, max_connections=1)
+    await store.open()
+    await store.put([_schedule(_STORED)])
+    await place.execute(f"VACUUM ANALYZE {place.prefix}schedules")
+
+    async def keep(connection: Any) -> None:
+        for name, (sql, arguments) in _calls(store, alone).items():
+            await _prepare(connection, name, sql)
+            await _plan(connection, _GENERIC, name, sql, arguments)
+
+    async def plans(connection: Any) -> dict[str, Any]:
+        calls = _calls(store, await take(other, ids=scattered))
+        return {name: await _plan(connection, _GENERIC, name, *call) for name, call in calls.items()}
+
+    scattered = [f"{number:06}" for number in range(0, 5_000, 20)]
+    alone = await take(store)
+    await store._session.call(keep)
+    other = PostgresStore(place.dsn, prefix=place.prefix)
+    await other.open()
+    await other.put([_schedule(number) for number in range(5_000)])
+    for name, plan in (await store._session.call(plans)).items():
+        assert _scans(plan) == [], name
+        assert max(_touched(plan)) <= 2 * len(scattered), name
+        by_id = [step["Index Name"] for step in _steps(plan) if step.get("Index Cond", "").startswith("(id = ")]
+        assert all(index.endswith("_pkey") for index in by_id), name  # any other is gone through as a whole
+    await other.close()
+    await store.close()
+
+
+async def test_nothing_is_kept_on_connections_of_the_application(place: Any) -> None:
+    """Their planner is set as others need it, so that what it chose for few schedules may be wrong for many."""
+    async with asyncpg.create_pool(place.dsn, min_size=1, max_size=1) as pool:
+        store = PostgresStore(pool=pool, prefix=place.prefix)
+        await store.open()
+        await store.put([_schedule(number) for number in range(3)])
+        await store.settle([outcome(claim) for claim in await take(store)])
+        await store.close()
+
+        kept = await pool.fetch("SELECT statement FROM pg_prepared_statements")
+        assert [row["statement"] for row in kept if f'"{place.prefix}schedules"' in row["statement"]] == []
+
+
 @pytest.mark.parametrize("mode", _MODES)
 async def test_settles_and_renewals_look_up_what_they_are_given(store: PostgresStore, mode: str) -> None:
     claims = await take(store, limit=100)
@@ -210,30 +255,63 @@ def _schedule(number: int) -> Any:
     )
 
 
+def _calls(store: PostgresStore, claims: list[Claim]) -> dict[str, tuple[str, list[Any]]]:
+    """Return every kind of call that is made for these claims, each with its arguments."""
+    ids = {"ids": [claim.schedule.id for claim in claims]}
+    finished, advanced = (
+        [outcome(claim, finished=last, runs=(run(claim.schedule.id),)) for claim in claims] for last in (True, False)
+    )
+    values = {
+        "finish": columns.outcome_columns(finished),
+        "settle": columns.outcome_columns(advanced),
+        "renew": {**columns.lease_columns(claims), "until": NOW},
+        "put": {**columns.schedule_columns([claim.schedule for claim in claims]), "replace": True},
+        "get": ids,
+        "delete": ids,
+        "update": {**columns.changes_values({"updated_at": NOW}), "id": ids["ids"][0], "expected_revision": None},
+        "claim": {**_LEASE, "limit": len(claims)},
+        "claim_ids": {**_LEASE, **ids, "now": at(3_600), "limit": len(claims)},
+        "next_due": {"now": NOW},
+    }
+    return {name: store.bind(name.replace("finish", "settle"), columns.instants(given)) for name, given in values.items()}
+
+
 async def _explain(store: PostgresStore, mode: str, name: str, values: dict[str, Any], conditions: tuple[str, ...]) -> Any:
     """Run a statement, undo it, and return its plan with the number of rows of each step."""
     sql, arguments = store.bind(name, columns.instants(values), conditions)
 
-    async def work(connection: Any) -> dict[str, Any]:
-        # Not the driver's own parameters: what is explained is planned with the values of those in any mode.
-        types = [parameter.name for parameter in (await connection.prepare(sql)).get_parameters()]
-        texts = [
-            await connection.fetchval(f"SELECT coalesce(quote_literal($1::{kind}::text), 'NULL')", argument)
-            for kind, argument in zip(types, arguments, strict=True)
-        ]
-        await connection.execute(f"PREPARE explained ({', '.join(types)}) AS {sql}")
-        transaction = connection.transaction()
-        await transaction.start()
+    async def work(connection: Any) -> Any:
+        await _prepare(connection, "explained", sql)
         try:
-            await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
-            found = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE explained ({', '.join(texts)})")
+            return await _plan(connection, mode, "explained", sql, arguments)
         finally:
-            await transaction.rollback()
             await connection.execute("DEALLOCATE explained")
-        plan: dict[str, Any] = json.loads(found)[0]["Plan"]
-        return plan
 
     return await store._session.call(work)
+
+
+async def _prepare(connection: Any, name: str, sql: str) -> None:
+    await connection.execute(f"PREPARE {name} ({', '.join(await _types(connection, sql))}) AS {sql}")
+
+
+async def _plan(connection: Any, mode: str, name: str, sql: str, arguments: list[Any]) -> Any:
+    # Not with the driver's own parameters: what is explained is planned with the values of those in any mode.
+    texts = [
+        await connection.fetchval(f"SELECT coalesce(quote_literal($1::{kind}::text), 'NULL')", argument)
+        for kind, argument in zip(await _types(connection, sql), arguments, strict=True)
+    ]
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+        found = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE {name} ({', '.join(texts)})")
+    finally:
+        await transaction.rollback()
+    return json.loads(found)[0]["Plan"]
+
+
+async def _types(connection: Any, sql: str) -> list[str]:
+    return [parameter.name for parameter in (await connection.prepare(sql)).get_parameters()]
 
 
 def _steps(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -245,5 +323,5 @@ def _scans(plan: dict[str, Any]) -> list[str]:
 
 
 def _touched(plan: dict[str, Any]) -> list[int]:
-    removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+    removed = ("Rows Removed by Filter", "Rows Removed by Index Recheck", "Rows Removed by Join Filter")
     return [(step["Actual Rows"] + sum(step.get(name, 0) for name in removed)) * step["Actual Loops"] for step in _steps(plan)]

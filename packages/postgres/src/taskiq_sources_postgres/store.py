@@ -30,9 +30,10 @@ _QUERIES: Final = read_sql(PACKAGE, "sql/queries.sql")
 #: The lists that are passed as text.
 _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 
-#: Every statement looks up what it wants in an index, in its order, and stops at a limit. Statistics are too old to tell the
-#: planner so whenever many schedules have just been added or have just fallen due.
-_PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "jit": "off"}
+#: Every statement looks up what it wants in an index, in its order, and stops at a limit or at the end of the lists it joins.
+#: Statistics are too old to tell the planner so whenever many schedules have just been added or have just fallen due, and the
+#: plan of a statement that is kept may be from when there was a single one.
+_PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_nestloop": "off", "jit": "off"}
 
 #: Stand for a comma and for none while a list of texts is written. No text has them: they are made at random and never leave.
 _COMMA, _NONE = secrets.token_hex(8), secrets.token_hex(8)
@@ -111,11 +112,13 @@ class PostgresStore(SQLStore[Database]):
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
         patience = self._session.command_timeout
+        # Of a statement that is kept PostgreSQL stops looking at the values, but which index is best for a condition hangs on how
+        # rare they are; and connections of the application's choose other plans than `_PLANNING` does, which age worse.
+        kept = not conditions and self._session.pool is None
 
         async def fetch(connection: Connection) -> list[asyncpg.Record]:
-            if not conditions:
+            if kept:
                 return await connection.fetch(sql, *arguments, timeout=patience)
-            # Which index is best hangs on how rare the values are. Of a statement that is kept, PostgreSQL stops looking at them.
             statement = await connection.prepare(sql, name="", timeout=patience)
             return await statement.fetch(*arguments, timeout=patience)
 

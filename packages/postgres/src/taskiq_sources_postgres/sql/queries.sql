@@ -57,8 +57,8 @@ SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE TRUE /* conditions */
 AND id > :after
 
 -- name: page.task_name
--- Exactly this task; the first part is the index's.
-AND left(task_name, 200) = left(:task_name::text, 200) AND task_name = :task_name
+-- Exactly this task; all but the last part are the index's.
+AND task_name >= '' AND left(task_name, 200) = left(:task_name::text, 200) AND task_name = :task_name
 
 -- name: page.owner
 -- Declared by exactly this owner; the first part is the index's.
@@ -99,7 +99,7 @@ SELECT array(SELECT id FROM deleted) AS deleted, pg_notify(:channel, '');
 -- name: update
 -- Edit the fields that are named in :changed; the rows tell the revision found and, unless another one was expected, the result.
 WITH found AS (
-    SELECT id AS found_id, revision AS found_revision FROM "{schema}"."{prefix}schedules" WHERE id = :id FOR UPDATE
+    SELECT revision AS found_revision FROM "{schema}"."{prefix}schedules" WHERE id = :id FOR UPDATE
 ), edited AS (
     UPDATE "{schema}"."{prefix}schedules" SET
         document = CASE WHEN 'document' = ANY (:changed::text[]) THEN :document ELSE document END,
@@ -118,8 +118,7 @@ WITH found AS (
         timing_revision = CASE
             WHEN :changed && ARRAY['timing', 'scheduled_for', 'next_run_at'] THEN revision + 1 ELSE timing_revision
         END
-    FROM found
-    WHERE id = found_id AND (:expected_revision::bigint IS NULL OR found_revision = :expected_revision)
+    WHERE id = :id AND (SELECT :expected_revision::bigint IS NULL OR found_revision = :expected_revision FROM found)
     RETURNING {columns}
 )
 SELECT found_revision, edited.*, pg_notify(:channel, '') FROM found LEFT JOIN edited ON TRUE;
@@ -148,7 +147,8 @@ WITH taken AS (
         SELECT id FROM (
             SELECT id, next_run_at FROM "{schema}"."{prefix}schedules"
             WHERE id = ANY (:ids::text[])
-                AND NOT paused AND NOT quarantined AND next_run_at <= :horizon AND (lease_until IS NULL OR lease_until <= :now)
+                AND NOT paused AND NOT quarantined AND coalesce(next_run_at <= :horizon, FALSE)
+                AND (lease_until IS NULL OR lease_until <= :now)
             ORDER BY id FOR UPDATE
         ) AS eligible
         ORDER BY next_run_at, id LIMIT :limit
@@ -226,7 +226,7 @@ WITH given AS (
         lease_until = CASE WHEN held.release THEN NULL ELSE stored.lease_until END,
         token = CASE WHEN held.release THEN NULL ELSE stored.token END
     FROM held
-    WHERE stored.id = held.id AND NOT held.finished AND NOT held.rescheduled
+    WHERE stored.id = ANY (ARRAY(SELECT id FROM held WHERE NOT finished AND NOT rescheduled)) AND stored.id = held.id
 )
 SELECT
     array(
