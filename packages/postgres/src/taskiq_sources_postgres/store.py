@@ -139,7 +139,7 @@ class PostgresStore(SQLStore[Database]):
 
 def _array_literal(column: list[Any]) -> str:
     """Return a list as PostgreSQL reads it: ``{"a",NULL}`` or ``{1,NULL}``."""
-    if not any(isinstance(value, str) for value in column):
+    if not any(issubclass(kind, str) for kind in set(map(type, column))):
         return f"{{{str(column)[1:-1]}}}".replace("None", "NULL")
     joined = _COMMA.join([_NONE if value is None else value for value in column])
     quoted = joined.replace("\\", "\\\\").replace('"', '\\"').replace(_COMMA, '","')
