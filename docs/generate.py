@@ -30,8 +30,11 @@ BEGIN = "<!-- backends: written by docs/generate.py -->"
 END = "<!-- /backends -->"
 
 INTRODUCTION = """\
-All names that `taskiq_sources` exports: what they are, their arguments with defaults, attributes and methods. The rest of each
-docstring is in the linked module, and in `help()`. This page is written by `docs/generate.py`."""
+All names that `taskiq_sources` exports: what they are, their arguments with defaults, attributes and methods. What an argument of
+a method means is in the linked module, and in `help()`. Applications need [`ScheduleSource`](#schedulesource),
+[`DurableScheduler`](#durablescheduler) and [`ScheduleOptions`](#scheduleoptions); a backend adds arguments of its own, which its
+package's README describes. `ScheduleStore`, `Claim`, `Outcome`, `StoredSchedule` and what they are made of are for authors of
+backends. This page is written by `docs/generate.py`."""
 
 #: Column titles, and the fields of `Capabilities` they show.
 COLUMNS = {"several processes": "shared", "survives a restart": "durable", "push between processes": "push"}
@@ -161,7 +164,29 @@ def documented_member(value: type, member: str) -> object | None:
 
 
 def listing(objects: dict[str, object]) -> str:
-    return "\n".join(f"- `{name}`: {first_line(value)}" for name, value in objects.items())
+    return "\n".join(f"- `{name}{parameters_of(value)}`: {first_line(value)}" for name, value in objects.items())
+
+
+def parameters_of(value: object) -> str:
+    """Return the parameters of a function or method with their defaults, as one would write them; empty for anything else."""
+    if not inspect.isroutine(value):
+        return ""
+    parameters = inspect.signature(value).parameters.values()
+    shown = [one.replace(annotation=inspect.Parameter.empty, default=Default.of(one.default)) for one in parameters]
+    return str(inspect.Signature([one for one in shown if one.name != "self"]))
+
+
+class Default(str):
+    """A default as `default_of` shows it, without the quotes of a string."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, value: object) -> object:
+        return value if value is inspect.Parameter.empty else cls(default_of(value))
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def first_line(value: object) -> str:
