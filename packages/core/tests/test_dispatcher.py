@@ -179,6 +179,21 @@ async def test_many_changes_are_looked_at_together(world: World, monkeypatch: py
     assert world.broker.args() == [0]
 
 
+async def test_what_the_engine_makes_of_downtime_is_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever looks at the log sees that the engine runs, on which sources, and which occurrences it has sent as one."""
+    caplog.set_level("INFO", "taskiq_sources")
+    await world.add(cron="* * * * *")
+    await asyncio.sleep(5 * 60 + 1)
+    source = world.another_source()
+    await world.scheduler(source)
+    await asyncio.sleep(1)
+
+    assert caplog.messages == [
+        f"The engine serves {source!r}.",
+        "Schedule '0': 6 late occurrences are sent as one, that of 2030-05-14T12:05:00+00:00.",
+    ]
+
+
 async def test_messages_carry_their_occurrence(world: World) -> None:
     """Messages have the labels ``schedule_id`` and ``scheduled_for``; what is stored gains none."""
     await world.add(cron="*/10 * * * * *", labels={"colour": "red"})

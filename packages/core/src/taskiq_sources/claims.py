@@ -153,7 +153,13 @@ class ClaimDesk:
             self.metrics.quarantined(1)
             logger.exception("Schedule %r is quarantined: planning its occurrence failed", schedule_id)
             return Plan(settle_first=occurrences.quarantined(claim, error))
-        for run in () if plan.settle_first is None else plan.settle_first.runs:
+        if plan.settle_first is not None:
+            self._tell_of_late_ones(plan, plan.settle_first)
+        return plan
+
+    def _tell_of_late_ones(self, plan: Plan, settled: Outcome) -> None:
+        schedule_id = settled.claim.schedule.id
+        for run in settled.runs:
             self.metrics.missed(run.coalesced)
             logger.warning(
                 "Schedule %r: %d occurrence(s) up to %s not sent: %s.",
@@ -162,7 +168,9 @@ class ClaimDesk:
                 run.scheduled_for.isoformat(),
                 run.error or "later than the misfire policy allows",
             )
-        return plan
+        if plan.dispatch is not None and plan.dispatch.coalesced > 1:
+            late, latest = plan.dispatch.coalesced, plan.dispatch.scheduled_for.isoformat()
+            logger.info("Schedule %r: %d late occurrences are sent as one, that of %s.", schedule_id, late, latest)
 
     async def _prune_now_and_then(self) -> None:
         now = await self._clock.now()

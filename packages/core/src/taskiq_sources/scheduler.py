@@ -179,6 +179,7 @@ class DurableMixin(TaskiqScheduler):
         if self._engine is None:
             self._dispatchers = [self._dispatcher(source) for source in self._ours]
             self._engine = asyncio.create_task(self._run_engine(), name="taskiq-sources-engine")
+            logger.info("The engine serves %s.", ", ".join(map(repr, self._ours)) or "no source")
 
     async def _stop_engine(self) -> None:
         engine, self._engine = self._engine, None
