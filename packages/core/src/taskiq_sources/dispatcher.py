@@ -7,10 +7,9 @@
        └── due times, push, poll    └── watchdog (timeouts)        └── room for more claims
     heartbeat: renews the leases of everything that is held
 
-One dispatcher serves one source, so that a slow store never holds up another.
-
-Where it may die, and what the next one finds: before a claim, an occurrence that is due; between claim and settle, one whose
-lease ends, so that it is sent again under the same ``task_id``; after the settle, nothing to do.
+One dispatcher serves one source, so that a slow store never holds up another. Where it may die, and what the next one finds:
+before a claim, an occurrence that is due; between claim and settle, one whose lease ends, so that it is sent again under the same
+``task_id``; after the settle, nothing to do.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from taskiq_sources.backends import portions
 from taskiq_sources.breaker import Breaker
 from taskiq_sources.claims import AT_ONE_GO, ClaimDesk
 from taskiq_sources.clock import Clock
-from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.errors import SourceClosedError, SourceConnectionError
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.metrics import Metrics
@@ -74,6 +73,7 @@ class Dispatcher:
         self.metrics = desk.metrics
         self.ledger = Ledger()
         self.store_reachable = True
+        self.serving = True  # set to False by whoever has seen it fall over, until the store has answered again
         self.last_claim_at: datetime | None = None
         self.last_settle_at: datetime | None = None
         self.next_due: datetime | None = None
@@ -363,7 +363,7 @@ class Dispatcher:
                     pause = _FIRST_PAUSE
                     self._wake.set()
                     await asyncio.sleep(_GATHERING)  # or each settle of each scheduler would have all others look
-            except SourceConnectionError as error:
+            except (SourceConnectionError, SourceClosedError) as error:
                 logger.debug("%s: watching for changes broke off: %s", self._name, error)
             except Exception:  # polling goes on without it, and so does what is being sent
                 logger.exception("%s: watching for changes fell over and is begun again; please report this.", self._name)
@@ -378,7 +378,7 @@ class Dispatcher:
     def _store_answered(self) -> None:
         if not self.store_reachable:
             logger.warning("%s: the store can be reached again.", self._name)
-        self.store_reachable = True
+        self.store_reachable = self.serving = True
 
     # -- stopping ------------------------------------------------------------------------------------------------------------
 

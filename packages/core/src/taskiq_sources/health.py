@@ -20,6 +20,7 @@ class SourceHealth:
 
     Attributes:
         source: The source, as its ``repr``.
+        serving: False from when its dispatcher fell over until that has looked at the store again.
         store_reachable: Whether the last call to the store was answered.
         breaker: ``closed`` while the broker takes messages.
         in_flight: Sends that are running.
@@ -34,6 +35,7 @@ class SourceHealth:
     """
 
     source: str
+    serving: bool
     store_reachable: bool
     breaker: BreakerState
     in_flight: int
@@ -61,8 +63,10 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether it runs, reaches every store, and no breaker is open."""
-        return self.running and all(source.store_reachable and source.breaker != "open" for source in self.sources)
+        """Whether it runs, serves all sources, reaches every store, and no breaker is open."""
+        return self.running and all(
+            source.serving and source.store_reachable and source.breaker != "open" for source in self.sources
+        )
 
 
 def health_of(running: bool, served: list[tuple[ScheduleSource, Dispatcher]]) -> Health:
@@ -73,6 +77,7 @@ def health_of(running: bool, served: list[tuple[ScheduleSource, Dispatcher]]) ->
 def _source_health(source: ScheduleSource, dispatcher: Dispatcher) -> SourceHealth:
     return SourceHealth(
         source=repr(source),
+        serving=dispatcher.serving,
         store_reachable=dispatcher.store_reachable,
         breaker=dispatcher.breaker.state,
         in_flight=dispatcher.in_flight,

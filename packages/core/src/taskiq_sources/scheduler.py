@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing_extensions import Self, Unpack
 
 from taskiq_sources.dispatched import DispatchedTask, dispatched_task
 from taskiq_sources.dispatcher import Dispatcher
-from taskiq_sources.errors import ScheduleValidationError
+from taskiq_sources.errors import ScheduleValidationError, SourceClosedError
 from taskiq_sources.health import Health, health_of
 from taskiq_sources.kicking import kick
 from taskiq_sources.merge import MergedScheduleSource, MergeFunction
@@ -34,6 +35,7 @@ from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.sending import Send
 from taskiq_sources.settings import DispatchOptions, DispatchSettings
 from taskiq_sources.source import ScheduleSource
+from taskiq_sources.tasking import end, event_or_timeout
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -55,7 +57,7 @@ class DurableMixin(TaskiqScheduler):
         sources: As for `taskiq.TaskiqScheduler`. Those of taskiq-sources are served by the engine, others by taskiq's own loop.
         merge_func: Merges the schedules of all sources, as the taskiq documentation describes. A merge needs whole lists, so all
             sources are served by taskiq's own loop then; they stay safe to share. None: sources are independent.
-        liveness_file: A file that is touched every second while the engine runs, for probes.
+        liveness_file: A file that is touched every second while the engine runs and has not fallen over, for probes.
         **options: See `DispatchSettings`.
 
     Raises:
@@ -76,6 +78,12 @@ class DurableMixin(TaskiqScheduler):
         given: object = sources
         if isinstance(given, taskiq.ScheduleSource):
             raise ScheduleValidationError("sources", given, "use a list of sources, even if there is one")
+        for source in sources:
+            if not isinstance(source, taskiq.ScheduleSource):
+                raise ScheduleValidationError("sources", source, "use objects that are schedule sources, not classes or URLs")
+        for option, value in options.items():
+            if option not in DispatchSettings.__slots__:
+                raise ScheduleValidationError(option, value, f"no such option; there are {', '.join(DispatchSettings.__slots__)}")
         self._merged = None if merge_func is None else MergedScheduleSource(sources, merge_func)
         super().__init__(broker, list(sources))
         self._ours = [] if merge_func is not None else [source for source in sources if isinstance(source, ScheduleSource)]
@@ -90,6 +98,8 @@ class DurableMixin(TaskiqScheduler):
         self._dispatchers: list[Dispatcher] = []
         self._engine: asyncio.Task[None] | None = None
         self._foreign: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()  # held while `start` or `stop` is at work
+        self._stopped = asyncio.Event()
         self._signals: list[signal.Signals] = []
 
     # -- sources -------------------------------------------------------------------------------------------------------------
@@ -128,34 +138,35 @@ class DurableMixin(TaskiqScheduler):
 
     async def start(self) -> None:
         """Start sources, broker and engine, and taskiq's own loop for sources that are not ours. Idempotent."""
-        if self._engine is not None:
-            return
-        started: list[taskiq.ScheduleSource] = []
-        try:
-            for source in self._sources:
-                await source.startup()
-                started.append(source)
-            await super().startup()
-        except BaseException:
-            for source in reversed(started):
-                with contextlib.suppress(Exception):  # the first error is the one to be told
-                    await source.shutdown()
-            raise
-        self._start_engine()
-        if len(self._ours) < len(self._sources):
-            self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
+        async with self._changing:
+            if self._engine is not None:
+                return
+            async with AsyncExitStack() as started:
+                for source in self._sources:
+                    await source.startup()
+                    started.push_async_callback(_quietly, source.shutdown)  # the first error is the one to be told
+                await super().startup()
+                started.pop_all()
+            self._start_engine()
+            if len(self._ours) < len(self._sources):
+                self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
 
     async def stop(self) -> None:
-        """Stop what `start` has started, in the opposite order. Idempotent."""
-        if self._engine is None:
-            return
-        if self._foreign is not None:
-            self._foreign.cancel()
-            await asyncio.gather(self._foreign, return_exceptions=True)
-            self._foreign = None
-        await self.shutdown()
-        for source in self._sources:
-            await source.shutdown()
+        """Stop what `start` has started, whatever fails of it. Idempotent; if it is starting, as soon as it has.
+
+        Raises:
+            Exception: What one of them has raised.
+        """
+        async with self._changing:
+            if self._engine is None:
+                return
+            foreign, self._foreign = self._foreign, None
+            async with AsyncExitStack() as stopping:  # from the last to the first
+                for source in reversed(self._sources):
+                    stopping.push_async_callback(source.shutdown)
+                stopping.push_async_callback(self.shutdown)
+                if foreign is not None:
+                    stopping.push_async_callback(end, [foreign])
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -166,7 +177,13 @@ class DurableMixin(TaskiqScheduler):
 
     async def _serve_foreign(self) -> None:
         _LOOPS.set(_LOOPS.get() | {id(self)})
-        await SchedulerLoop(self).run()
+        loop = SchedulerLoop(self)  # which remembers when it has sent what
+        while True:
+            try:
+                await loop.run()
+            except Exception:
+                logger.exception("taskiq's own loop fell over one of the sources that are not ours, and is started again.")
+            await asyncio.sleep(_RESTART_PAUSE)
 
     # -- the engine ----------------------------------------------------------------------------------------------------------
 
@@ -178,6 +195,7 @@ class DurableMixin(TaskiqScheduler):
     def _start_engine(self) -> None:
         if self._engine is None:
             self._dispatchers = [self._dispatcher(source) for source in self._ours]
+            self._stopped.clear()
             self._engine = asyncio.create_task(self._run_engine(), name="taskiq-sources-engine")
             logger.info("The engine serves %s.", ", ".join(map(repr, self._ours)) or "no source")
 
@@ -185,6 +203,7 @@ class DurableMixin(TaskiqScheduler):
         engine, self._engine = self._engine, None
         if engine is None:
             return
+        self._stopped.set()
         for dispatcher in self._dispatchers:
             dispatcher.stop()
         # Dispatchers end within drain_timeout; whatever still runs a while after it is cut off.
@@ -197,7 +216,7 @@ class DurableMixin(TaskiqScheduler):
     async def _run_engine(self) -> None:
         liveness = asyncio.ensure_future(self._show_liveness())
         try:
-            await asyncio.gather(*(self._keep_running(dispatcher) for dispatcher in self._dispatchers))
+            await asyncio.gather(self._stopped.wait(), *(self._keep_running(dispatcher) for dispatcher in self._dispatchers))
         finally:
             liveness.cancel()
             await asyncio.gather(liveness, return_exceptions=True)
@@ -207,11 +226,15 @@ class DurableMixin(TaskiqScheduler):
         while True:
             try:
                 await dispatcher.run()
+            except SourceClosedError as error:
+                if dispatcher.serving:
+                    logger.error("Nothing is sent until it is started again, by whoever has shut it down: %s", error)  # noqa: TRY400
             except Exception:
                 logger.exception("A dispatcher fell over and is started again; please report this.")
-                await asyncio.sleep(_RESTART_PAUSE)
             else:
                 return
+            dispatcher.serving = False
+            await event_or_timeout(self._stopped, _RESTART_PAUSE)
 
     def _dispatcher(self, source: ScheduleSource) -> Dispatcher:
         share = DispatchSettings(
@@ -235,14 +258,20 @@ class DurableMixin(TaskiqScheduler):
 
     async def _send(self, source: ScheduleSource, dispatch: Dispatch) -> bool:
         task = dispatched_task(dispatch)
-        await self.on_ready(source, task)
+        try:
+            await self.on_ready(source, task)
+        except Exception:
+            if not task.was_sent:
+                raise
+            logger.exception("Schedule %r was sent; what was to happen after that failed.", task.schedule_id)
         return task.was_sent
 
     async def _show_liveness(self) -> None:
         is_told = False
         while self._liveness_file is not None:
             try:
-                await asyncio.to_thread(self._liveness_file.touch)
+                if all(dispatcher.serving for dispatcher in self._dispatchers):
+                    await asyncio.to_thread(self._liveness_file.touch)
                 is_told = False
             except OSError as error:  # sends go on, and so does trying: a disk may be full for a moment
                 if not is_told:
@@ -304,6 +333,11 @@ class DurableScheduler(DurableMixin):
             return super()._sender(source)
         # Nobody would see the `ScheduledTask` that the hooks are called with, and making it costs as much as a third of a send.
         return partial(kick, self.broker)
+
+
+async def _quietly(end_it: Callable[[], Awaitable[None]]) -> None:
+    with contextlib.suppress(Exception):
+        await end_it()
 
 
 class _Served(taskiq.ScheduleSource):

@@ -1,0 +1,214 @@
+"""Starting and stopping a scheduler, and what it says of itself: in virtual time, over the in-memory store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+import taskiq
+from taskiq import AsyncBroker, BrokerMessage
+
+from taskiq_sources import DurableScheduler, InMemoryScheduleSource, ScheduledTask, ScheduleValidationError, preserve_all
+from taskiq_sources.memory import MemoryData
+from taskiq_sources_conformance.virtual import ForeignSource
+from taskiq_sources_conformance.virtual_loop import LoopClock, VirtualEventLoop
+
+pytestmark = pytest.mark.anyio
+
+START = datetime(2030, 5, 14, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualEventLoop}
+
+
+class Broker(AsyncBroker):
+    """Counts messages; takes a while to start, and may be told to fail when it stops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+        self.stop_error: Exception | None = None
+
+    async def startup(self) -> None:
+        await asyncio.sleep(1)
+        await super().startup()
+
+    async def shutdown(self) -> None:
+        await super().shutdown()
+        if self.stop_error is not None:
+            raise self.stop_error
+
+    async def kick(self, message: BrokerMessage) -> None:
+        self.sent.append(message.task_name)
+
+    async def listen(self) -> AsyncGenerator[bytes, None]:
+        await asyncio.Event().wait()
+        yield b""
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker()
+
+
+def _source(data: MemoryData | None = None) -> InMemoryScheduleSource:
+    return InMemoryScheduleSource(data or MemoryData(), clock=LoopClock(START))
+
+
+def _task(**fields: Any) -> ScheduledTask:
+    return ScheduledTask(task_name="job", labels={}, args=[], kwargs={}, **fields)
+
+
+# -- starting and stopping ---------------------------------------------------------------------------------------------------
+
+
+async def test_starts_at_the_same_time_are_one(broker: Broker) -> None:
+    """What would be started twice would send twice, and go on when it is stopped once."""
+    tasks = asyncio.all_tasks()
+    scheduler = DurableScheduler(broker, [_source(), ForeignSource([])])
+
+    await asyncio.gather(scheduler.start(), scheduler.start())
+    await scheduler.stop()
+
+    assert asyncio.all_tasks() == tasks
+
+
+async def test_a_stop_amid_the_start_stops(broker: Broker) -> None:
+    scheduler = DurableScheduler(broker, [_source()])
+    starting = asyncio.ensure_future(scheduler.start())
+    await asyncio.sleep(0.5)
+
+    await scheduler.stop()
+
+    assert starting.done()
+    assert not scheduler.health().running
+
+
+async def test_everything_is_stopped_though_something_fails(broker: Broker) -> None:
+    """A broker that cannot be stopped keeps no source open."""
+    broker.stop_error = ConnectionError("the broker went first")
+    sources = [_source(), _source()]
+    scheduler = DurableScheduler(broker, sources)
+    await scheduler.start()
+
+    with pytest.raises(ConnectionError, match="went first"):
+        await scheduler.stop()
+
+    assert all(source._closed for source in sources)
+
+
+# -- health ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def touches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What would touch a liveness file, without the thread, which virtual time could not wait for."""
+    called: list[object] = []
+
+    async def call(function: object) -> None:
+        called.append(function)
+
+    monkeypatch.setattr(asyncio, "to_thread", call)
+    return called
+
+
+@pytest.mark.parametrize("merge", [None, preserve_all], ids=["foreign sources", "merged"])
+async def test_an_engine_without_a_source_of_its_own_is_well(broker: Broker, touches: list[object], merge: Any) -> None:
+    """taskiq's loop serves what there is; a probe must not end the process for that."""
+    sources: list[taskiq.ScheduleSource] = [ForeignSource([])] if merge is None else [_source()]
+    scheduler = DurableScheduler(broker, sources, merge_func=merge, liveness_file="alive")
+    await scheduler.start()
+    await asyncio.sleep(3)
+
+    assert scheduler.health().ok
+    assert len(touches) >= 2
+    await scheduler.stop()
+    assert not scheduler.health().ok
+
+
+async def test_a_source_that_was_shut_down_is_not_well(
+    broker: Broker, touches: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An engine that sends nothing says so, once in the log, and to probes for as long as it lasts."""
+    data = MemoryData()
+    source = _source(data)
+    scheduler = DurableScheduler(broker, [source], liveness_file="alive")
+    await scheduler.start()
+    await source.shutdown()
+    await _source(data).add_schedule(_task(time=START))
+    await asyncio.sleep(10)
+    touches.clear()
+    await asyncio.sleep(10)
+
+    assert [one.serving for one in scheduler.health().sources] == [False]
+    assert not scheduler.health().ok
+    assert touches == []
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+    await source.startup()
+    await asyncio.sleep(3)
+    assert scheduler.health().ok
+    assert broker.sent == ["job"]
+    await scheduler.stop()
+
+
+# -- what others raise -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_hook_that_fails_after_the_send_costs_no_second_one(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """What is known to have been sent is recorded as sent."""
+
+    class Broken(InMemoryScheduleSource):
+        async def post_send(self, task: taskiq.ScheduledTask) -> None:
+            await super().post_send(task)
+            raise RuntimeError("no metrics")
+
+    source = Broken(clock=LoopClock(START))
+    await source.add_schedule(_task(time=START))
+    scheduler = DurableScheduler(broker, [source])
+    await scheduler.start()
+    await asyncio.sleep(60)
+    await scheduler.stop()
+    await source.startup()
+
+    assert broker.sent == ["job"]
+    assert [run.status async for run in source.runs()] == ["sent"]
+    assert "what was to happen after that failed" in caplog.text
+
+
+async def test_taskiqs_loop_is_started_again(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """A schedule that is not ours, and that taskiq's loop falls over, is told of in the log, and does not end the loop."""
+
+    class Broken(ForeignSource):
+        calls = 0
+
+        async def get_schedules(self) -> list[taskiq.ScheduledTask]:
+            self.calls += 1
+            return [_task(cron="*/0 * * * *")] if self.calls < 3 else []
+
+    source = Broken([])
+    scheduler = DurableScheduler(broker, [source])
+    await scheduler.start()
+    await asyncio.sleep(600)
+
+    assert source.calls == 3
+    assert "fell over one of the sources that are not ours" in caplog.text
+    await scheduler.stop()
+
+
+@pytest.mark.parametrize("sources", [["sqlite:///x.db"], [InMemoryScheduleSource]])
+async def test_what_is_no_source_is_refused(broker: Broker, sources: Any) -> None:
+    with pytest.raises(ScheduleValidationError, match="not classes or URLs"):
+        DurableScheduler(broker, sources)
+
+
+async def test_an_option_that_does_not_exist_is_refused(broker: Broker) -> None:
+    options: Any = {"send_timout": 3}
+    with pytest.raises(ScheduleValidationError, match=r"^send_timout 3 is not valid: no such option; there are .*send_timeout"):
+        DurableScheduler(broker, [_source()], **options)
