@@ -42,5 +42,8 @@ def kicker_of(task: object) -> AsyncKicker[..., Any]:
 async def captured_task(kicker: AsyncKicker[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> taskiq.ScheduledTask:
     """Return the task as taskiq would schedule it; its time means nothing."""
     capture = _Capture()
-    await kicker.schedule_by_time(capture, _ANY_TIME, *args, **kwargs)
-    return capture.captured
+    # All by position, each is prepared alike: a keyword of the task may be the name of one of taskiq's own.
+    await kicker.schedule_by_time(capture, _ANY_TIME, *args, *kwargs.values())
+    captured, prepared = capture.captured, capture.captured.args
+    captured.args, captured.kwargs = prepared[: len(args)], dict(zip(kwargs, prepared[len(args) :], strict=True))
+    return captured

@@ -41,7 +41,8 @@ _MAX_INTEGER_BITS = 14_284
 #: How deep arguments may be nested; far below what makes JSON libraries give up.
 _MAX_DEPTH = 100
 
-_NO_OPTIONS = ScheduleOptions()
+#: All fields count as set: what is read from a store is resolved, and stays as it is if it is written to another source.
+_NO_OPTIONS = ScheduleOptions(**ScheduleOptions().model_dump())
 _duration = TypeAdapter(timedelta)
 
 
@@ -97,7 +98,8 @@ class Definition:
 
     @property
     def task(self) -> ScheduledTask:
-        """The definition as applications know it. Shares arguments and labels with this object."""
+        """The definition as applications know it, of use to any source. Shares arguments and labels with this object."""
+        says_where = self.cron_offset is not None or self.cron is None or self.timezone == "UTC"
         return ScheduledTask.model_construct(
             schedule_id=self.schedule_id,
             task_name=self.task_name,
@@ -106,7 +108,7 @@ class Definition:
             kwargs=self.kwargs,
             task_id=self.task_id,
             cron=self.cron,
-            cron_offset=self.cron_offset,
+            cron_offset=self.cron_offset if says_where else self.timezone,
             interval=self.interval,
             time=self.time,
             owner=self.owner,
@@ -201,7 +203,7 @@ def _definition(
     if "options" in fields:
         written = fields.pop("options")
         known = {name: value for name, value in written.items() if name in ScheduleOptions.model_fields}
-        fields["options"] = ScheduleOptions(**known)
+        fields["options"] = ScheduleOptions(**{**_NO_OPTIONS.model_dump(), **known})
         fields["unknown_options"] = {name: value for name, value in written.items() if name not in known}
     if unknown:
         fields["unknown"] = unknown

@@ -27,6 +27,7 @@ MAX_TASK_NAME_LENGTH = 512
 MAX_OWNER_LENGTH = 255
 MAX_TASK_ID_LENGTH = 255
 
+_ALWAYS = datetime.min.replace(tzinfo=timezone.utc)
 _NO_TRIGGER = "a schedule needs at least one of cron, interval and time"
 
 #: What the stock loop is given as the id of a single occurrence (`taskiq_sources.stock`). Refused as an id, so never ambiguous.
@@ -81,6 +82,15 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
         )
     except ScheduleValidationError as error:
         raise error.for_schedule(task.schedule_id) from error
+
+
+def is_over(definition: Definition, now: datetime) -> bool:
+    """Whether all occurrences of a definition were before `now` because of its ``end_at``: it has run, and is declared still."""
+    end_at, start_at = definition.options.end_at, definition.options.start_at
+    if end_at is None or end_at >= now:
+        return False
+    timetable = timetable_of(definition, _ALWAYS if start_at is None else start_at)
+    return timetable.newest(_ALWAYS, end_at, 1) != []
 
 
 def store_form(definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:

@@ -64,7 +64,7 @@ def rescheduled(
         task = ScheduledTask.model_validate({**dict(definition.task), **triggers})
     except ValidationError as error:
         raise definitions.as_validation_error(error, stored.id) from error
-    merged = definition.options if options is None else options.over(definition.options)
+    merged = definition.options if options is None else ScheduleOptions.from_label(options).over(definition.options)
     row = definitions.store_form(definitions.redefine(definition, task, merged, defaults), now, defaults)
     return ScheduleChanges(
         updated_at=now,

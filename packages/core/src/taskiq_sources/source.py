@@ -5,6 +5,8 @@ It validates, encodes and computes when things are due; all that is kept goes th
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 import uuid
@@ -20,7 +22,7 @@ from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
 
 from taskiq_sources import codec, definitions, edits, occurrences
-from taskiq_sources.backends import check_durations
+from taskiq_sources.backends import check_durations, portions
 from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
@@ -42,11 +44,14 @@ from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import parse_zone
 
+logger = logging.getLogger("taskiq_sources")
+
 _ReturnType = TypeVar("_ReturnType")
 
 __all__ = ["ScheduleInfo", "ScheduleSource", "SourceOptions"]
 
 _EDIT_ATTEMPTS = 10
+_LOOK_UPS = 20  # at the same time
 _BATCH = 1_000
 _BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
 
@@ -226,7 +231,8 @@ class ScheduleSource(SourceReader):
         """Store many schedules. All are validated before the first is written.
 
         Storing a schedule again with unchanged triggers keeps its phase, its overdue occurrence and whether it is paused, so an
-        application may declare its schedules at every start.
+        application may declare its schedules at every start. Not stored is a schedule whose ``end_at`` has passed, and a one-off
+        that is over by the history: what was sent once is not sent again because it is still declared.
 
         Returns:
             The ids that existed before.
@@ -238,15 +244,28 @@ class ScheduleSource(SourceReader):
         await self._open()
         if on_conflict not in get_args(OnConflict):
             raise ScheduleValidationError("on_conflict", on_conflict, f"use one of {', '.join(get_args(OnConflict))}")
+        given: object = schedules
+        if isinstance(given, taskiq.ScheduledTask):
+            raise ScheduleValidationError("schedules", given.schedule_id, "use a list of schedules, or add_schedule")
         now = await self.clock.now()
         rows: dict[str, StoredSchedule] = {}
+        past: dict[str, str] = {}  # one-offs, and the ids of their occurrences
+        over: set[str] = set()
         for schedule in schedules:
-            row = definitions.store_form(definitions.define(schedule, self._defaults), now, self._defaults)
-            if row.id in rows:
-                raise ScheduleValidationError("schedule_id", row.id, "it is used twice in one call")
-            rows[row.id] = row
+            definition = definitions.define(schedule, self._defaults)
+            if definition.schedule_id in rows or definition.schedule_id in over:
+                raise ScheduleValidationError("schedule_id", definition.schedule_id, "it is used twice in one call")
+            if definitions.is_over(definition, now):
+                over.add(definition.schedule_id)
+                continue
+            rows[definition.schedule_id] = definitions.store_form(definition, now, self._defaults)
+            if definition.is_one_off and definition.time is not None and definition.time <= now:
+                past[definition.schedule_id] = definitions.occurrence_id(definition.schedule_id, definition.time)
+        over |= await self._done_before(past)
+        if over:
+            logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(over))))
         existing: set[str] = set()
-        for batch in _batches(list(rows.values())):
+        for batch in _batches([row for row in rows.values() if row.id not in over]):
             existing |= await self.store.put(batch, replace=on_conflict == "replace")
         if existing and on_conflict == "error":
             raise ScheduleExistsError(existing)
@@ -254,6 +273,8 @@ class ScheduleSource(SourceReader):
 
     async def delete_schedules(self, schedule_ids: Collection[str]) -> frozenset[str]:
         """Delete schedules; their history stays. Returns the ids that existed."""
+        if isinstance(schedule_ids, (str, bytes)):
+            raise ScheduleValidationError("schedule_ids", schedule_ids, "use a list of ids, or delete_schedule")
         await self._open()
         resolved = {origin_id(schedule_id) for schedule_id in schedule_ids}
         return await self.store.delete([schedule_id for schedule_id in resolved if definitions.may_exist(schedule_id)])
@@ -331,6 +352,18 @@ class ScheduleSource(SourceReader):
         return occurrences.task_id_of(definitions.occurrence_id(row.id, now))
 
     # -- helpers -----------------------------------------------------------------------------------------------------------------
+
+    async def _done_before(self, one_offs: Mapping[str, str]) -> set[str]:
+        """Return which of these schedules have gone because their one occurrence, whose id is given, was sent or given up."""
+
+        async def is_done(schedule_id: str, occurrence_id: str) -> bool:
+            return any([run.occurrence_id == occurrence_id and run.status != "failed" async for run in self.runs(schedule_id)])
+
+        done: set[str] = set()
+        for some in portions(one_offs.items(), _LOOK_UPS):
+            answers = await asyncio.gather(*(is_done(*one_off) for one_off in some))
+            done.update(schedule_id for (schedule_id, _), answer in zip(some, answers, strict=True) if answer)
+        return done.difference(await self.store.get(done)) if done else done
 
     async def _edit(
         self,

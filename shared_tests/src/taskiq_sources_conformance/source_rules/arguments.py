@@ -140,6 +140,14 @@ class ArgumentRules:
         (sent,) = await send_due(source)
         assert sent.task.args == RICH
 
+    async def test_a_task_may_have_arguments_of_any_name(self, source: ScheduleSource, app: App) -> None:
+        """Those of taskiq's own methods and of ours among them. (Look at `captured_task`.)"""
+        given = {"time": 1, "source": 2, "cron": 3, "interval": 4, "self": 5, "task": 6, "schedule_id": 7}
+        await source.schedule(app.report, time=NOW, args=[8, 9], kwargs=given, schedule_id="a")
+
+        stored = await definition(source)
+        assert (stored.args, stored.kwargs) == ([8, 9], given)
+
     async def test_a_serializer_that_fails_is_named(self, open_source: Any, app: App) -> None:
         """A serializer's refusal is our error with its reason, and nothing is written. (Look at `codec`.)"""
         source: ScheduleSource = await open_source(serializer=FailingSerializer())

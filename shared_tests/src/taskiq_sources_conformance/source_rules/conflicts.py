@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import pytest
@@ -53,6 +53,41 @@ DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 class ConflictRules:
     """An application may declare its schedules at every start, and loses nothing by it."""
+
+    @pytest.mark.parametrize("time", [NOW, NOW - DAY, NOW + HOUR], ids=["now", "past", "later"])
+    async def test_a_one_off_that_was_sent_is_not_sent_again(
+        self, source: ScheduleSource, clock: ManualClock, time: datetime
+    ) -> None:
+        """It is declared still, but it is over. (Look at `_done_before` in `add_schedules`.)"""
+        await add(source, time=time)
+        clock.set(NOW + HOUR)
+        assert nominal(await send_due(source)) == [time]
+
+        assert await source.add_schedules([scheduled(time=time), scheduled("b", time=NOW)]) == set()
+
+        assert await ids(source) == ["b"]
+        assert [dispatch.schedule_id for dispatch in await send_due(source)] == ["b"]
+
+    async def test_a_one_off_that_was_sent_may_be_given_another_time(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """That is another occurrence; the first of them in the history does not hide it. (Look at the occurrence's id.)"""
+        await add(source, time=NOW)
+        await send_due(source)
+        clock.set(NOW + MINUTE)
+
+        await source.add_schedule(scheduled(time=NOW + SECOND))
+
+        assert nominal(await send_due(source)) == [NOW + SECOND]
+
+    async def test_a_one_off_that_failed_is_stored_again(self, source: ScheduleSource) -> None:
+        """Only what was sent or given up for good is over. (Look at the statuses that count.)"""
+        await add(source, time=NOW)
+        claim = await take_one(source)
+        await source.desk.settle([failed(claim, NOW, "no broker")])
+        await source.delete_schedule("a")
+
+        await source.add_schedule(scheduled(time=NOW))
+
+        assert nominal(await send_due(source)) == [NOW]
 
     async def test_replace(self, source: ScheduleSource) -> None:
         """`replace` overwrites and tells which ids existed. (Look at what `put` returns.)"""

@@ -56,6 +56,17 @@ class ReschedulingRules:
         assert info.state.scheduled_for == info.state.next_run_at == due
         assert info == await source.get_schedule("a")
 
+    async def test_options_may_be_a_dictionary(self, source: ScheduleSource) -> None:
+        """As they may wherever a schedule is written. (Look at `from_label`.)"""
+        options: Any = {"misfire": "skip"}
+        await add(source, interval=60, schedule_options=options)
+        assert (await definition(source)).schedule_options == ScheduleOptions(misfire="skip")
+
+        options["max_runs"] = 3
+        await source.reschedule("a", interval=60, options=options)
+
+        assert (await definition(source)).schedule_options == ScheduleOptions(misfire="skip", max_runs=3)
+
     async def test_all_else_stays(self, source: ScheduleSource, clock: ManualClock) -> None:
         """Task, arguments, labels, ids, owner, options and a pause stay. (Look at `edits.rescheduled`.)"""
         options = ScheduleOptions(misfire="skip", max_runs=5)

@@ -229,8 +229,23 @@ class RoundTripRules:
         await add(writer, cron="0 7 * * *")
 
         assert (await definition(reader)).schedule_options == ScheduleOptions(misfire="skip")
-        assert (await definition(reader)).cron_offset is None
+        assert (await definition(reader)).cron_offset == "Asia/Tokyo"
         assert (await state(reader)).scheduled_for == NOON + 10 * HOUR
+
+    async def test_what_was_read_can_be_written_back(self, open_source: Any) -> None:
+        """Through whichever source, a schedule stays what it was. (Look at defaults that come in again: `over` in `define`.)"""
+        writer: ScheduleSource = await open_source(
+            options=ScheduleOptions(misfire="skip", max_runs=5), default_timezone="Asia/Tokyo"
+        )
+        other: ScheduleSource = await open_source(options=ScheduleOptions(misfire="fire_all", max_runs=1))
+        await add(writer, cron="0 7 * * *", schedule_options=ScheduleOptions(misfire="fire_once", max_runs=None))
+        before = await definition(writer)
+
+        for source in (other, writer):
+            await source.add_schedule(await definition(source))
+
+            assert await definition(source) == before
+            assert (await state(source)).scheduled_for == NOON + 10 * HOUR
 
     async def test_every_handle_reads_what_one_wrote(self, source: ScheduleSource, open_source: Any) -> None:
         """A schedule written through one handle reads equal through another. (Look at state kept in the handle.)"""

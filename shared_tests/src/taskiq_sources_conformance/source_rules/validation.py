@@ -73,10 +73,10 @@ DEFINITIONS: dict[str, tuple[dict[str, Any], str, Any]] = {
     "owner-surrogate": ({"owner": "\ud800"}, "owner", "\ud800"),
     "owner-of-256": ({"owner": "x" * 256}, "owner", "x" * 256),
     "zone": ({"cron": "0 7 * * *", "cron_offset": "Mars/Phobos"}, "cron_offset", "Mars/Phobos"),
-    "window-before-now": (
-        {"schedule_options": ScheduleOptions(end_at=NOW - HOUR)},
-        "interval",
-        60,
+    "window-without-a-step": (
+        {"time": NOW, "interval": None, "schedule_options": ScheduleOptions(end_at=NOW - HOUR)},
+        "time",
+        NOW,
     ),
     "label-unknown-option": ({"labels": {OPTIONS_LABEL: {"misfires": "skip"}}}, "misfires", "skip"),
     "label-value": ({"labels": {OPTIONS_LABEL: '{"max_runs": 0}'}}, "max_runs", 0),
@@ -214,9 +214,9 @@ class ValidationRules:
             ({"time": NOW}, ScheduleOptions(start_at=NOW + HOUR)),
             ({"time": NOW + DAY}, ScheduleOptions(end_at=NOW + HOUR)),
             ({"cron": "0 0 29 2 *"}, ScheduleOptions(end_at=NOW + DAY)),
-            ({"interval": 60}, ScheduleOptions(start_at=NOW - DAY, end_at=NOW - HOUR)),
+            ({"time": NOW}, ScheduleOptions(end_at=NOW - HOUR)),
         ],
-        ids=["time-before", "time-after", "cron-after", "interval-over"],
+        ids=["time-before", "time-after", "cron-after", "time-after-what-is-over"],
     )
     async def test_a_window_without_an_occurrence(
         self, source: ScheduleSource, triggers: dict[str, Any], options: ScheduleOptions
@@ -235,6 +235,17 @@ class ValidationRules:
             make_source(**options)
 
         assert caught.value.field == field
+
+    async def test_one_instead_of_several_is_refused(self, source: ScheduleSource) -> None:
+        """The letters of an id are no ids, and the fields of a schedule no schedules. (Look at `Collection[str]`.)"""
+        await add(source, "d")
+        one: Any = scheduled("daily")
+
+        with pytest.raises(ScheduleValidationError, match="list of ids, or delete_schedule"):
+            await source.delete_schedules("daily")
+        with pytest.raises(ScheduleValidationError, match="list of schedules, or add_schedule"):
+            await source.add_schedules(one)
+        assert await ids(source) == ["d"]
 
     @pytest.mark.parametrize("schedule_id", ["", "a\x00b", "a\ud800", "x" * 10_000])
     async def test_an_impossible_id_is_simply_not_there(self, source: ScheduleSource, schedule_id: str) -> None:

@@ -8,7 +8,21 @@ import pytest
 
 from taskiq_sources import ScheduleOptions, ScheduleSource
 from taskiq_sources.clock import ManualClock
-from taskiq_sources_conformance.source_build import DAY, HOUR, MINUTE, NOON, NOW, add, ids, nominal, play, rows, send_due, state
+from taskiq_sources_conformance.source_build import (
+    DAY,
+    HOUR,
+    MINUTE,
+    NOON,
+    NOW,
+    add,
+    ids,
+    nominal,
+    play,
+    rows,
+    scheduled,
+    send_due,
+    state,
+)
 
 HOURLY: dict[str, Any] = {"cron": "0 * * * *"}
 
@@ -54,6 +68,32 @@ class WindowRules:
 
         assert nominal(await send_due(source)) == [NOON + 2 * HOUR]
         assert await ids(source) == []
+
+    @pytest.mark.parametrize(
+        ("fields", "options"),
+        [
+            (HOURLY, ScheduleOptions(end_at=NOW - HOUR)),
+            ({"interval": 60}, ScheduleOptions(end_at=NOW - HOUR)),
+            ({"interval": 60}, ScheduleOptions(start_at=NOW - DAY, end_at=NOW - HOUR)),
+        ],
+        ids=["cron", "interval", "interval-from-start-at"],
+    )
+    async def test_what_is_over_may_be_declared(
+        self, source: ScheduleSource, fields: dict[str, Any], options: ScheduleOptions
+    ) -> None:
+        """A declaration whose `end_at` passes does not end the application at its next start. (Look at `is_over`.)"""
+        await source.add_schedules([scheduled("over", schedule_options=options, **fields), scheduled("other")])
+
+        assert await ids(source) == ["other"]
+
+    async def test_what_is_over_leaves_what_is_pending(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """Its last occurrence is sent though it is late and declared again meanwhile. (Look at what `add_schedules` leaves.)"""
+        options = ScheduleOptions(end_at=NOON + 2 * HOUR)
+        await add(source, schedule_options=options, **HOURLY)
+        clock.set(NOON + DAY)
+        await source.add_schedule(scheduled(schedule_options=options, **HOURLY))
+
+        assert nominal(await send_due(source)) == [NOON + 2 * HOUR]
 
     async def test_max_runs(self, source: ScheduleSource, clock: ManualClock) -> None:
         """After `max_runs` sends the schedule is gone and its runs stay. (Look at `run_count` in `settle`.)"""
