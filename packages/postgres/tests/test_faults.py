@@ -144,7 +144,8 @@ async def test_a_server_that_hangs_is_given_up(server: PostgresServer, place_at:
             with pytest.raises(SourceConnectionError, match="does not answer in time"):
                 await asyncio.wait_for(call(), _TIMEOUT)
             cancelled = asyncio.ensure_future(call())
-            await asyncio.sleep(0.05)
+            for _ in range(20):  # it is under way by then
+                await asyncio.sleep(0)
             cancelled.cancel()
             await asyncio.wait([cancelled], timeout=_TIMEOUT)
             assert cancelled.cancelled()
@@ -348,6 +349,25 @@ async def test_cancelled_calls_give_their_connections_back(place: Any) -> None:
         assert pool.get_idle_size() == pool.get_size()
         assert set(await place.connections()) == {"idle"}
         await store.close()
+
+
+async def test_cancelled_listings_leave_no_transaction_open(place: Any) -> None:
+    """Between the two messages of a statement that is not kept, too. (Look at `will_need_cleaning`.)"""
+    store = PostgresStore(place.dsn, prefix=place.prefix, max_connections=2)
+    await store.open()
+    for turns in range(60):
+        for _ in range(10):
+            listing = asyncio.ensure_future(store.page(ScheduleQuery(task_name="t"), limit=9))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listing.cancel()
+            await asyncio.wait([listing])
+    with pytest.raises(asyncpg.DataError):
+        await store.page(ScheduleQuery(task_name="t"), limit=2**70)
+
+    await _eventually(lambda: asyncio.wait_for(store.get(["1"]), 1))
+    assert set(await place.connections()) == {"idle"}
+    await store.close()
 
 
 # -- neighbours ------------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ _LEASE_SECONDS = LEASE / timedelta(seconds=1)
 @pytest.mark.parametrize(
     ("outcome_of_b", "edited", "told"),
     [
-        ({"finished": True}, False, False),
+        ({"finished": True, "next_run_at": at(1)}, False, False),
+        ({"quarantined": True, "next_run_at": at(1)}, False, False),
         ({"next_run_at": None}, False, False),
         ({"next_run_at": at(_LEASE_SECONDS)}, False, False),
         ({"next_run_at": at(1), "release": False}, False, False),
@@ -57,4 +58,21 @@ async def test_a_settle_tells_of_what_is_due_before_the_lease_ends(
 
     assert heard == [*[""] * told, "that was all"]
     await listening.close()
+    await store.close()
+
+
+async def test_a_settle_that_lifts_a_quarantine_tells_of_it(place: Any) -> None:
+    """Nobody looks for what is quarantined, however late it is due. (Look at what an outcome says of it.)"""
+    store = PostgresStore(place.dsn, prefix=place.prefix)
+    await store.open()
+    claim = await put_and_take(store)
+    await store.update("a", ScheduleChanges(updated_at=at(0), quarantined=True))
+    watch = store.watch()
+    await watch.__anext__()
+    told = asyncio.ensure_future(watch.__anext__())
+
+    await store.settle([outcome(claim)])
+
+    await asyncio.wait_for(told, 10)
+    await watch.aclose()
     await store.close()

@@ -165,6 +165,22 @@ async def test_plans_made_for_a_single_schedule_serve_thousands(place: Any) -> N
     await store.close()
 
 
+@pytest.mark.parametrize("finished", [True, False])
+async def test_settles_are_looked_up_by_any_planner(place: Any, store: PostgresStore, finished: bool) -> None:
+    """With the server's own settings, as in a pool of the application's, no more is touched than is settled."""
+    claims = await take(store, limit=200)
+    values = columns.outcome_columns([outcome(claim, finished=finished, runs=(run(claim.schedule.id),)) for claim in claims])
+    async with asyncpg.create_pool(place.dsn, min_size=1, max_size=1) as pool:
+        other = PostgresStore(pool=pool, prefix=store._names.prefix)
+        await other.open()
+
+        plan = await _explain(other, "force_custom_plan", "settle", values, ())
+
+        assert max(_touched(plan)) <= 2 * len(claims)
+        await other.close()
+    assert await store.settle([outcome(claim, next_run_at=claim.schedule.next_run_at) for claim in claims]) == frozenset()
+
+
 async def test_nothing_is_kept_on_connections_of_the_application(place: Any) -> None:
     """Their planner is set as others need it, so that what it chose for few schedules may be wrong for many."""
     async with asyncpg.create_pool(place.dsn, min_size=1, max_size=1) as pool:

@@ -25,10 +25,19 @@ _BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, 
 
 
 class _UncleanedConnection(asyncpg.Connection):
-    """A connection on which no call leaves anything behind, so that no round trip for cleaning is needed after each."""
+    """A connection on which no call leaves anything behind, unless it is cut short: so none is cleaned after but such a one.
+
+    Between the two messages of a statement that is not kept, asyncpg leaves a transaction open when it is cancelled.
+    """
+
+    cut_short = False
+
+    def will_need_cleaning(self) -> None:
+        self.cut_short = True
 
     def get_reset_query(self) -> str:
-        return ""
+        cut_short, self.cut_short = self.cut_short, False
+        return super().get_reset_query() if cut_short else ""
 
 
 @dataclass(eq=False)
@@ -123,8 +132,11 @@ class Database:
             ) from None
         try:
             yield connection
-        except asyncpg.InternalClientError:
-            connection.terminate()
+        except BaseException as error:
+            if isinstance(error, asyncpg.InternalClientError):
+                connection.terminate()
+            elif will_need_cleaning := getattr(connection, "will_need_cleaning", None):  # it is ours, and is still there
+                will_need_cleaning()
             raise
         finally:
             await pool.release(connection, timeout=patience)

@@ -35,6 +35,11 @@ _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 #: plan of a statement that is kept may be from when there was a single one.
 _PLANNING: Final = {"enable_seqscan": "off", "enable_bitmapscan": "off", "enable_nestloop": "off", "jit": "off"}
 
+#: What is planned for its values each time. Which index is best for a condition hangs on how rare they are, but PostgreSQL stops
+#: looking at those of a statement that is kept; and where there was no history, it learns too late that there is. With other
+#: settings than those above, which choose plans that age worse, everything is planned each time.
+_PLANNED_ANEW: Final = {"page", "runs", "newest_surplus", "prune"}
+
 #: Stand for a comma and for none while a list of texts is written. No text has them: they are made at random and never leave.
 _COMMA, _NONE = secrets.token_hex(8), secrets.token_hex(8)
 
@@ -85,16 +90,9 @@ class PostgresStore(SQLStore[Database]):
         self._names = Names(schema, prefix)
         self._statements = Statements(self._names.fill(_QUERIES), marker="$")
         self._where = "PostgreSQL (a pool of the application's)" if dsn is None else describe(dsn)
-        self._new_session = partial(
-            Database,
-            where=self._where,
-            dsn=dsn,
-            pool=pool,
-            connect_timeout=connect_timeout.total_seconds(),
-            command_timeout=command_timeout.total_seconds(),
-            max_connections=max_connections,
-            pool_options=self._pool_options,
-        )
+        patience = connect_timeout.total_seconds(), command_timeout.total_seconds()
+        self._new_session = partial(Database, self._where, dsn, pool, *patience, max_connections, self._pool_options)
+        self._plans_as_we_say = pool is None and self._pool_options.get("server_settings") is _PLANNING
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._where}, tables {self._names.schema}.{self._names.prefix}*)"
@@ -112,12 +110,9 @@ class PostgresStore(SQLStore[Database]):
     ) -> list[asyncpg.Record]:
         sql, arguments = self.bind(operation, values, conditions)
         patience = self._session.command_timeout
-        # Of a statement that is kept PostgreSQL stops looking at the values, but which index is best for a condition hangs on how
-        # rare they are; and connections of the application's choose other plans than `_PLANNING` does, which age worse.
-        kept = not conditions and self._session.pool is None
 
         async def fetch(connection: Connection) -> list[asyncpg.Record]:
-            if kept:
+            if self._plans_as_we_say and operation not in _PLANNED_ANEW:
                 return await connection.fetch(sql, *arguments, timeout=patience)
             statement = await connection.prepare(sql, name="", timeout=patience)
             return await statement.fetch(*arguments, timeout=patience)
@@ -126,8 +121,9 @@ class PostgresStore(SQLStore[Database]):
 
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
+        ours = ("planned_as_we_say",) if operation == "settle" and self._plans_as_we_say else ()
         literals = {name: _array_literal(value) for name, value in values.items() if name in _LITERALS and type(value) is list}
-        return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, conditions)
+        return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, (*conditions, *ours))
 
     async def now(self) -> datetime:
         [row] = await self._run("now", {}, repeatable=True)
