@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.errors import SourceClosedError, SourceConnectionError
 from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuery
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
 from taskiq_sources_conformance.servers import PostgresServer, ServerUnavailable, start_postgres
@@ -367,6 +367,18 @@ async def test_listings_that_are_cut_short_leave_no_transaction_open(
         await store.page(ScheduleQuery(task_name="t"), limit=9)
 
     assert await place.connections() == ["idle"]
+    await store.close()
+
+
+async def test_a_running_event_loop_keeps_its_connections(place: Any) -> None:
+    """A source that another thread's loop works with is refused here by name, not broken there. (Look at `SessionStore.open`.)"""
+    store = PostgresStore(place.dsn, prefix=place.prefix)
+    await store.open()
+
+    with pytest.raises(SourceClosedError, match="another event loop, which is running: make a source for each"):
+        await asyncio.to_thread(lambda: asyncio.run(store.open()))
+
+    assert await store.get(["a"]) == {}
     await store.close()
 
 

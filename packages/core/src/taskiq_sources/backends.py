@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import fields
 from datetime import timedelta
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from taskiq_sources.errors import (
     RevisionConflictError,
@@ -42,11 +42,15 @@ SessionT = TypeVar("SessionT", bound=Session)
 class SessionStore(ScheduleStore, Generic[SessionT]):
     """A store that works with a session, such as a pool of connections, from `open` to `close`."""
 
+    #: Whether a session is of use in the event loop only that it was begun in.
+    _of_one_loop: ClassVar[bool] = True
+
     #: Makes a session, which has not been used yet. For `_begin`.
     _new_session: Callable[[], SessionT]
 
     def __init__(self) -> None:
         self._opened: SessionT | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._switching = asyncio.Lock()  # held while it is opened or closed
 
     def _begin(self) -> SessionT:
@@ -63,6 +67,8 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
 
     async def open(self) -> None:
         """Begin a session, unless there is one."""
+        if self._of_one_loop:
+            self._leave_a_loop_that_ended()
         async with self._switching:
             if self._opened is not None:
                 return
@@ -72,7 +78,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
             except BaseException:
                 await self._end(session)
                 raise
-            self._opened = session
+            self._opened, self._loop = session, asyncio.get_running_loop()
 
     async def close(self) -> None:
         """End the session, if there is one."""
@@ -80,6 +86,14 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
             session, self._opened = self._opened, None
             if session is not None:
                 await self._end(session)
+
+    def _leave_a_loop_that_ended(self) -> None:
+        """Forget the session of an event loop that does not run any more: nobody can close it, and its connections go with it."""
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            return
+        if self._loop.is_running():
+            raise SourceClosedError(f"{self!r} is open in another event loop, which is running: make a source for each of them")
+        self._opened, self._loop, self._switching = None, None, asyncio.Lock()
 
     @property
     def _session(self) -> SessionT:

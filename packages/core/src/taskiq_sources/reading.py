@@ -37,6 +37,7 @@ class SourceReader(taskiq.ScheduleSource):
         self._opened = False
         self._closed = False
         self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
@@ -64,8 +65,11 @@ class SourceReader(taskiq.ScheduleSource):
         if self._closed:
             msg = f"{self!r} was shut down; await startup() before using it again"
             raise SourceClosedError(msg)
-        if self._opened:
+        loop = asyncio.get_running_loop()
+        if self._opened and self._loop is loop:
             return
+        if self._loop is not loop:  # it is the first one, or those before have ended: each `asyncio.run` is one
+            self._opened, self._loop, self._opening = False, loop, asyncio.Lock()
         async with self._opening:
             if not self._opened:
                 await self.store.open()

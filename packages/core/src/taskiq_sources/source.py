@@ -60,7 +60,7 @@ class ScheduleSource(SourceReader):
     """Durable schedules behind taskiq's interface, over any `ScheduleStore`.
 
     Applications use the source of a backend (``SQLiteScheduleSource``, …), which takes these arguments too. A source opens itself
-    on first use; `startup` does it at once. It belongs to one event loop.
+    on first use; `startup` does it at once. It belongs to one event loop at a time; if that has ended, the next opens it anew.
 
     Args:
         store: Where schedules are kept.

@@ -35,6 +35,8 @@ class SQLiteStore(SQLStore[File]):
         ScheduleValidationError: An argument is not valid.
     """
 
+    _of_one_loop: ClassVar[bool] = False  # a thread works with it
+
     capabilities: ClassVar[Capabilities] = Capabilities(shared=True, durable=True, push=True)
 
     _prune_batch: ClassVar[int] = 2_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -47,6 +48,26 @@ class LifeRules:
         await asyncio.gather(*(source.add_schedule(scheduled(f"{number:02}")) for number in range(20)))
         assert len(await ids(source)) == 20
         await source.shutdown()
+
+    # Connections of a loop that has ended cannot be closed: they are left to the collector, which may complain.
+    @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_event_loops_may_use_it_one_after_the_other(self, make_source: Any, clock: ManualClock) -> None:
+        """As in views that call `asyncio.run`, and tests with a loop each; nobody shuts it down. (Look at `_open`, at locks.)"""
+        source: ScheduleSource = make_source(clock=clock)
+
+        async def use(number: int) -> None:
+            await asyncio.gather(*(source.add_schedule(scheduled(f"{number}-{other}")) for other in range(3)))
+
+        async def left() -> int:
+            count = len(await source.delete_schedules(await ids(source)))
+            await source.shutdown()
+            return count
+
+        for number in range(3):
+            asyncio.run(use(number))
+
+        assert asyncio.run(left()) == 9
+        gc.collect()
 
     async def test_startup_is_idempotent(self, source: ScheduleSource) -> None:
         """Starting twice changes nothing and deletes nothing: schedulers and dashboards both do it. (Look at `open`.)"""
