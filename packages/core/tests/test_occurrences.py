@@ -13,6 +13,7 @@ from taskiq_sources import ScheduledTask, ScheduleOptions, definitions, occurren
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.models import Claim
 from taskiq_sources.occurrences import Plan
+from taskiq_sources.triggers import Timetable
 
 START = datetime(2030, 1, 1, 10, 0, tzinfo=timezone.utc)
 MINUTE = timedelta(minutes=1)
@@ -45,6 +46,22 @@ def test_an_occurrence_on_time_is_sent_as_it_stands() -> None:
     assert plan.dispatch is not None
     assert (plan.dispatch.scheduled_for, plan.dispatch.coalesced) == (START, 1)
     assert plan.dispatch.occurrence_id == "s@2030-01-01T10:00:00.000Z"
+
+
+def test_what_is_sent_of_many_is_found_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of a backlog costs what one costs: the others are not listed for it."""
+    newest, looked_for = Timetable.newest, []
+
+    def noted(timetable: Timetable, first: datetime, last: datetime, limit: int) -> list[datetime]:
+        looked_for.append(limit)
+        return newest(timetable, first, last, limit)
+
+    monkeypatch.setattr(Timetable, "newest", noted)
+    plan = _plan(START + 900 * MINUTE, cron="* * * * *", misfire="fire_all")
+
+    assert plan.dispatch is not None
+    assert plan.dispatch.scheduled_for == START
+    assert sum(looked_for) <= 2
 
 
 def test_an_occurrence_claimed_early_is_that_occurrence() -> None:

@@ -245,6 +245,8 @@ def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, 
 def _plan_each(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
     """``fire_all`` and ``skip``: send the oldest that is not too late; what is before it is missed."""
     latest = _latest_due(definition, timetable, pending, now)
+    if not _is_too_late(claim, definition, pending, now) and timetable.at_most(pending, latest) <= MAX_CATCH_UP:
+        return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
     candidates = timetable.newest(pending, latest, MAX_CATCH_UP)
     timely = [moment for moment in candidates if not _is_too_late(claim, definition, moment, now)]
     if timely and timely[0] == pending:

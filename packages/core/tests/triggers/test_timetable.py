@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +54,21 @@ EVER = 10**9
 def test_first_occurrence(timetable: Timetable, expected: datetime | None) -> None:
     """Cron and interval begin at creation, that instant included; a time counts even if it is past."""
     assert timetable.first(NOON) == expected
+
+
+@pytest.mark.parametrize("dst", ["vixie", "skip", "twice"])
+@pytest.mark.parametrize("cron", ["* * * * *", "*/7 * * * * *", "30 2 * * *", "15,45 1-3 * * *", None])
+@pytest.mark.parametrize("interval", [None, MINUTE, 7 * HOUR])
+@settings(max_examples=30)
+@given(data=st.data())
+def test_no_range_has_more_than_it_may(data: st.DataObject, cron: str | None, interval: timedelta | None, dst: Any) -> None:
+    """The bound holds for each range, those over a change of clocks included."""
+    change = datetime(2026, data.draw(st.sampled_from([3, 10])), 29 if data.draw(st.booleans()) else 25, tzinfo=timezone.utc)
+    first = change + timedelta(seconds=data.draw(st.integers(-10_000, 10_000)))
+    last = first + timedelta(seconds=data.draw(st.integers(0, 20_000)))
+    timetable = Timetable(anchor=NOON - 365 * DAY, cron=cron, zone="Europe/Berlin", dst=dst, interval=interval, time=first)
+
+    assert timetable.count(first, last, EVER) <= timetable.at_most(first, last)
 
 
 @pytest.mark.parametrize(

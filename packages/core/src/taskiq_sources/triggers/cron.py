@@ -29,6 +29,7 @@ DstPolicy: TypeAlias = Literal["vixie", "skip", "twice"]
 _POLICIES = get_args(DstPolicy)
 _UTC = timezone.utc
 _TICK = timedelta(microseconds=1)
+_MINUTE = timedelta(minutes=1)
 _WINDOWS = 24  # schedules that share an expression ask about a few neighbouring occurrences
 _YEARS = range(FIRST_YEAR + 1, LAST_YEAR)  # with a year to spare for offsets
 
@@ -53,6 +54,10 @@ class CronTrigger:
     _fills_gaps: bool = field(repr=False)
     _drops_repeats: bool = field(repr=False)
     _answers: _Answers = field(repr=False)
+
+    def at_most(self, span: timedelta) -> int:
+        """Return how many occurrences no range of this length has more than. Looks for none."""
+        return (span // _MINUTE + 2) * self._fields.per_minute
 
     def next_after(self, moment: datetime) -> datetime | None:
         """Return the first occurrence strictly after `moment`.

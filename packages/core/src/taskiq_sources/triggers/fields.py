@@ -59,6 +59,11 @@ class CronFields:
         self._nth_weekdays = nth_weekdays
         self._remembered: dict[tuple[int, int], tuple[int, ...]] = {}
 
+    @property
+    def per_minute(self) -> int:
+        """How many matches there are in a minute at most."""
+        return len(self._seconds)
+
     def after(self, wall: datetime) -> datetime | None:
         """Return the first match later than `wall`, or None if there is none within the horizon."""
         if wall.year >= _LAST_YEAR:

@@ -102,6 +102,12 @@ class Timetable:
         single = self.time is not None and first <= self.time <= last and not self._is_step(self.time)
         return max(0, min(limit, len(steps) + single))
 
+    def at_most(self, first: datetime, last: datetime) -> int:
+        """Return a number that `count` of this range does not exceed, without counting."""
+        by_cron = 0 if self.cron is None else self._trigger(self.cron).at_most(last - first)
+        by_interval = 0 if self.interval is None else (last - first) // self.interval + 1
+        return by_cron + by_interval + (self.time is not None)
+
     def _next_of_rhythms(self, moment: datetime) -> datetime | None:
         """Return the earliest occurrence of cron and interval strictly after `moment`."""
         if self.start_at is not None and moment < self.start_at:
