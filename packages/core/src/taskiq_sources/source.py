@@ -249,7 +249,7 @@ class ScheduleSource(SourceReader):
             raise ScheduleValidationError("schedules", given.schedule_id, "use a list of schedules, or add_schedule")
         now = await self.clock.now()
         rows: dict[str, StoredSchedule] = {}
-        past: dict[str, str] = {}  # one-offs, and the ids of their occurrences
+        past: dict[str, datetime] = {}  # one-offs, and when they are due
         over: set[str] = set()
         for schedule in schedules:
             definition = definitions.define(schedule, self._defaults)
@@ -260,7 +260,7 @@ class ScheduleSource(SourceReader):
                 continue
             rows[definition.schedule_id] = definitions.store_form(definition, now, self._defaults)
             if definition.is_one_off and definition.time is not None and definition.time <= now:
-                past[definition.schedule_id] = definitions.occurrence_id(definition.schedule_id, definition.time)
+                past[definition.schedule_id] = definition.time
         over |= await self._done_before(past)
         if over:
             logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(over))))
@@ -353,11 +353,13 @@ class ScheduleSource(SourceReader):
 
     # -- helpers -----------------------------------------------------------------------------------------------------------------
 
-    async def _done_before(self, one_offs: Mapping[str, str]) -> set[str]:
-        """Return which of these schedules have gone because their one occurrence, whose id is given, was sent or given up."""
+    async def _done_before(self, one_offs: Mapping[str, datetime]) -> set[str]:
+        """Return which of these schedules have gone because their one occurrence, at that time, was sent or given up."""
 
-        async def is_done(schedule_id: str, occurrence_id: str) -> bool:
-            return any([run.occurrence_id == occurrence_id and run.status != "failed" async for run in self.runs(schedule_id)])
+        async def is_done(schedule_id: str, time: datetime) -> bool:
+            occurrence_id, early = definitions.occurrence_id(schedule_id, time), timedelta(minutes=1)  # more than any sender is
+            runs = self.runs(schedule_id, since=time - early)
+            return any([run.occurrence_id == occurrence_id and run.status != "failed" async for run in runs])
 
         done: set[str] = set()
         for some in portions(one_offs.items(), _LOOK_UPS):

@@ -78,6 +78,26 @@ class ConflictRules:
 
         assert nominal(await send_due(source)) == [NOW + SECOND]
 
+    async def test_an_id_may_be_used_ever_again(self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any) -> None:
+        """Of its history no more is read than from about the new time on. (Look at `since` in `_done_before`.)"""
+        read: list[Any] = []
+        runs = source.store.runs
+
+        async def noted(*args: Any, **options: Any) -> Any:
+            read.extend(found := await runs(*args, **options))
+            return found
+
+        for number in range(10):
+            clock.set(NOW + number * HOUR)
+            await add(source, time=NOW + number * HOUR)
+            await send_due(source)
+        monkeypatch.setattr(source.store, "runs", noted)
+        clock.set(NOW + 10 * HOUR)
+        await source.add_schedule(scheduled(time=NOW + 10 * HOUR))
+
+        assert read == []
+        assert nominal(await send_due(source)) == [NOW + 10 * HOUR]
+
     async def test_a_one_off_that_failed_is_stored_again(self, source: ScheduleSource) -> None:
         """Only what was sent or given up for good is over. (Look at the statuses that count.)"""
         await add(source, time=NOW)
