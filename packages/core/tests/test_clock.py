@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import datetime, timedelta, timezone
 
@@ -59,6 +60,27 @@ async def test_the_clock_is_read_once_a_minute() -> None:
         server.monotonic += 1
 
     assert server.reads == 2
+
+
+def test_many_in_one_event_loop_after_another_read_it_once_each() -> None:
+    """Those who ask at the same time wait for one answer, whichever loop was the first that waited."""
+
+    class Slow(Server):
+        async def now(self) -> datetime:
+            for _ in range(3):
+                await asyncio.sleep(0)
+            return await super().now()
+
+    server = Slow()
+    clock = server.clock()
+
+    async def ask() -> None:
+        await asyncio.gather(*(clock.now() for _ in range(3)))
+
+    for reads in (1, 2):
+        asyncio.run(ask())
+        server.monotonic += 61
+        assert server.reads == reads
 
 
 async def test_a_step_of_the_server_s_clock_is_seen_within_a_minute() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import taskiq
-from taskiq import AsyncBroker, BrokerMessage
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource, ScheduledTask, ScheduleValidationError, preserve_all
 from taskiq_sources.memory import MemoryData
@@ -101,6 +101,19 @@ async def test_everything_is_stopped_though_something_fails(broker: Broker) -> N
         await scheduler.stop()
 
     assert all(source._closed for source in sources)
+
+
+def test_event_loops_may_run_it_one_after_the_other() -> None:
+    """As tests of an application do, each in a loop of its own."""
+    scheduler = DurableScheduler(InMemoryBroker(), [InMemoryScheduleSource()])
+
+    async def live() -> None:
+        async with scheduler:
+            await asyncio.gather(scheduler.start(), scheduler.start())
+            assert scheduler.health().ok
+
+    for _ in range(2):
+        asyncio.run(live())
 
 
 # -- health ------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from taskiq_sources.errors import (
 )
 from taskiq_sources.models import UNSET, ScheduleChanges
 from taskiq_sources.store import ScheduleStore
+from taskiq_sources.tasking import LoopLock
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
     def __init__(self) -> None:
         self._opened: SessionT | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._switching = asyncio.Lock()  # held while it is opened or closed
+        self._switching = LoopLock()  # held while it is opened or closed
 
     def _begin(self) -> SessionT:
         """Return a new session; overridden by those that have more to do for it than to make it."""
@@ -69,7 +70,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
         """Begin a session, unless there is one."""
         if self._of_one_loop:
             self._leave_a_loop_that_ended()
-        async with self._switching:
+        async with self._switching.here():
             if self._opened is not None:
                 return
             session = self._begin()
@@ -82,7 +83,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
 
     async def close(self) -> None:
         """End the session, if there is one."""
-        async with self._switching:
+        async with self._switching.here():
             session, self._opened = self._opened, None
             if session is not None:
                 await self._end(session)
@@ -93,7 +94,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
             return
         if self._loop.is_running():
             raise SourceClosedError(f"{self!r} is open in another event loop, which is running: make a source for each of them")
-        self._opened, self._loop, self._switching = None, None, asyncio.Lock()
+        self._opened, self._loop = None, None
 
     @property
     def _session(self) -> SessionT:

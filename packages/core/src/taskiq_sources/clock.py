@@ -6,7 +6,6 @@ monotonic clock in between. A local wall clock that is stepped changes nothing.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.tasking import LoopLock
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -59,7 +59,7 @@ class StoreClock:
         self._monotonic = monotonic
         self._store_at_zero: datetime | None = None  # what the store's clock showed at monotonic() == 0
         self._synced_at = 0.0
-        self._lock = asyncio.Lock()
+        self._lock = LoopLock()
         self._warned = False
         #: Store clock minus local wall clock, as of the last measurement.
         self.offset = timedelta(0)
@@ -73,7 +73,7 @@ class StoreClock:
             SourceConnectionError: The store cannot be reached, and never was.
         """
         if self._is_old():
-            async with self._lock:
+            async with self._lock.here():
                 if self._is_old():
                     await self._sync_if_possible()
         return floor_ms(self._epoch() + timedelta(seconds=self._monotonic()))

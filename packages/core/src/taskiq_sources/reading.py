@@ -17,6 +17,7 @@ from taskiq_sources.info import ScheduleInfo
 from taskiq_sources.models import Run, RunQuery, RunStatus, ScheduleQuery, StoredSchedule
 from taskiq_sources.stock import origin_id
 from taskiq_sources.store import ScheduleStore
+from taskiq_sources.tasking import LoopLock
 
 _PAGE = 500
 
@@ -36,7 +37,7 @@ class SourceReader(taskiq.ScheduleSource):
         self._defaults = defaults
         self._opened = False
         self._closed = False
-        self._opening = asyncio.Lock()
+        self._opening = LoopLock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -55,7 +56,7 @@ class SourceReader(taskiq.ScheduleSource):
 
     async def shutdown(self) -> None:
         """Disconnect. Closes only what the source opened itself. Idempotent."""
-        async with self._opening:
+        async with self._opening.here():
             self._closed = True
             if self._opened:
                 self._opened = False
@@ -69,8 +70,8 @@ class SourceReader(taskiq.ScheduleSource):
         if self._opened and self._loop is loop:
             return
         if self._loop is not loop:  # it is the first one, or those before have ended: each `asyncio.run` is one
-            self._opened, self._loop, self._opening = False, loop, asyncio.Lock()
-        async with self._opening:
+            self._opened, self._loop = False, loop
+        async with self._opening.here():
             if not self._opened:
                 await self.store.open()
                 self._opened = True

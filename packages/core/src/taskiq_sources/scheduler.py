@@ -35,7 +35,7 @@ from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.sending import Send
 from taskiq_sources.settings import DispatchOptions, DispatchSettings
 from taskiq_sources.source import ScheduleSource
-from taskiq_sources.tasking import end, event_or_timeout
+from taskiq_sources.tasking import LoopLock, end, event_or_timeout
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -98,8 +98,8 @@ class DurableMixin(TaskiqScheduler):
         self._dispatchers: list[Dispatcher] = []
         self._engine: asyncio.Task[None] | None = None
         self._foreign: asyncio.Task[None] | None = None
-        self._changing = asyncio.Lock()  # held while `start` or `stop` is at work
-        self._stopped = asyncio.Event()
+        self._changing = LoopLock()  # held while `start` or `stop` is at work
+        self._stopped: asyncio.Event
         self._signals: list[signal.Signals] = []
 
     # -- sources -------------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class DurableMixin(TaskiqScheduler):
 
     async def start(self) -> None:
         """Start sources, broker and engine, and taskiq's own loop for sources that are not ours. Idempotent."""
-        async with self._changing:
+        async with self._changing.here():
             if self._engine is not None:
                 return
             async with AsyncExitStack() as started:
@@ -157,7 +157,7 @@ class DurableMixin(TaskiqScheduler):
         Raises:
             Exception: What one of them has raised.
         """
-        async with self._changing:
+        async with self._changing.here():
             if self._engine is None:
                 return
             foreign, self._foreign = self._foreign, None
@@ -195,7 +195,7 @@ class DurableMixin(TaskiqScheduler):
     def _start_engine(self) -> None:
         if self._engine is None:
             self._dispatchers = [self._dispatcher(source) for source in self._ours]
-            self._stopped.clear()
+            self._stopped = asyncio.Event()
             self._engine = asyncio.create_task(self._run_engine(), name="taskiq-sources-engine")
             logger.info("The engine serves %s.", ", ".join(map(repr, self._ours)) or "no source")
 

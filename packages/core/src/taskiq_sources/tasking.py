@@ -29,6 +29,21 @@ async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*ending, return_exceptions=True)
 
 
+class LoopLock:
+    """A lock for what is used in one event loop after another: asyncio's own stays with the first loop that waited for it."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = asyncio.Lock()
+
+    def here(self) -> asyncio.Lock:
+        """Return the lock for the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._lock = loop, asyncio.Lock()
+        return self._lock
+
+
 def uncancel(task: asyncio.Task[Any] | None) -> None:
     """Tell Python 3.11 and later that a cancellation was meant for something inside the task and has been dealt with."""
     function: Callable[[], int] | None = getattr(task, "uncancel", None)

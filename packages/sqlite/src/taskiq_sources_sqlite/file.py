@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.tasking import event_or_timeout
+from taskiq_sources.tasking import LoopLock, event_or_timeout
 from taskiq_sources.turns import TURNS
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
@@ -45,7 +45,7 @@ class File:
         self._opened: tuple[int, int] | None = None  # which file it was
         self._unfinished: set[asyncio.Task[Any]] = set()
         self._closed = asyncio.Event()
-        self._switching = asyncio.Lock()  # held while the connection is opened, replaced or closed
+        self._switching = LoopLock()  # held while the connection is opened, replaced or closed
 
     async def open(self) -> None:
         """Open the file; create it if it is missing."""
@@ -99,7 +99,7 @@ class File:
 
     async def _current_connection(self) -> aiosqlite.Connection:
         """Return the connection to the file that is there now, which may be another one than a moment ago."""
-        async with self._switching:
+        async with self._switching.here():
             # What is written to a file that was replaced is lost. One that has vanished is an error, not a reason to begin anew.
             if self._opened is not None and self._opened != _identity(self._path):
                 await self._disconnect()
