@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import taskiq
-from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker, TaskiqEvents, TaskiqState
 
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource, ScheduledTask, ScheduleValidationError, preserve_all
 from taskiq_sources.memory import MemoryData
@@ -28,11 +28,13 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 class Broker(AsyncBroker):
-    """Counts messages; takes a while to start, and may be told to fail when it stops."""
+    """Counts messages; takes a while to start, and may be told to take one for a message, or to fail when it stops."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[str] = []
+        self.takes = 0.0
+        self.stops = 0
         self.stop_error: Exception | None = None
 
     async def startup(self) -> None:
@@ -41,10 +43,12 @@ class Broker(AsyncBroker):
 
     async def shutdown(self) -> None:
         await super().shutdown()
+        self.stops += 1
         if self.stop_error is not None:
             raise self.stop_error
 
     async def kick(self, message: BrokerMessage) -> None:
+        await asyncio.sleep(self.takes)
         self.sent.append(message.task_name)
 
     async def listen(self) -> AsyncGenerator[bytes, None]:
@@ -90,6 +94,71 @@ async def test_a_stop_amid_the_start_stops(broker: Broker) -> None:
     assert not scheduler.health().running
 
 
+async def test_a_stop_that_is_cancelled_is_done_first(broker: Broker) -> None:
+    """What is being sent is recorded, and the broker stopped, before whoever has lost patience goes on."""
+    data = MemoryData()
+    source = _source(data)
+    await source.add_schedule(_task(time=START))
+    broker.takes = 5
+    tasks = asyncio.all_tasks()
+    scheduler = DurableScheduler(broker, [source])
+    await scheduler.start()
+    await asyncio.sleep(1)
+
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(scheduler.stop(), 0.5)
+
+    assert broker.stops == 1
+    assert asyncio.all_tasks() == tasks
+    assert [run.status for run in data.runs.values()] == ["sent"]
+
+
+async def test_handlers_of_the_broker_may_start_and_stop_it(broker: Broker) -> None:
+    """They are called by what they call: nobody waits for himself."""
+    scheduler = DurableScheduler(broker, [_source()])
+
+    @broker.on_event(TaskiqEvents.CLIENT_STARTUP)
+    async def start(_: TaskiqState) -> None:
+        await scheduler.start()
+
+    @broker.on_event(TaskiqEvents.CLIENT_SHUTDOWN)
+    async def stop(_: TaskiqState) -> None:
+        await scheduler.stop()
+
+    await asyncio.wait_for(scheduler.start(), 10)
+    assert scheduler.health().ok
+    await asyncio.wait_for(broker.shutdown(), 30)
+    assert not scheduler.health().running
+
+
+async def test_what_runs_in_the_engine_may_stop_it(broker: Broker) -> None:
+    """A hook that the engine calls is none of those handlers. (Look at the context in which the engine is made.)"""
+    stopping: list[asyncio.Task[None]] = []
+
+    class Stops(InMemoryScheduleSource):
+        async def post_send(self, task: taskiq.ScheduledTask) -> None:
+            await super().post_send(task)
+            stopping.append(asyncio.ensure_future(scheduler.stop()))
+
+    source = Stops(clock=LoopClock(START))
+    await source.add_schedule(_task(time=START))
+    scheduler = DurableScheduler(broker, [source])
+    await scheduler.start()
+    await asyncio.sleep(5)
+
+    assert [task.done() for task in stopping] == [True]
+    assert not scheduler.health().running
+
+
+async def test_sources_may_come_from_an_iterator(broker: Broker) -> None:
+    sources: Any = (source for source in [_source()])
+    scheduler = DurableScheduler(broker, sources)
+    await scheduler.start()
+
+    assert len(scheduler.health().sources) == 1
+    await scheduler.stop()
+
+
 async def test_everything_is_stopped_though_something_fails(broker: Broker) -> None:
     """A broker that cannot be stopped keeps no source open."""
     broker.stop_error = ConnectionError("the broker went first")
@@ -112,8 +181,12 @@ def test_event_loops_may_run_it_one_after_the_other() -> None:
             await asyncio.gather(scheduler.start(), scheduler.start())
             assert scheduler.health().ok
 
-    for _ in range(2):
-        asyncio.run(live())
+    async def start() -> None:
+        await scheduler.start()
+        assert scheduler.health().ok
+
+    for use in (live, live, start, live):  # the third is ended by the end of its loop
+        asyncio.run(use())
 
 
 # -- health ------------------------------------------------------------------------------------------------------------------

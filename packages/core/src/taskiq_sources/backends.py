@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -51,7 +52,7 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
 
     def __init__(self) -> None:
         self._opened: SessionT | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._home: tuple[asyncio.AbstractEventLoop, int] | None = None  # event loop and process of the session
         self._switching = LoopLock()  # held while it is opened or closed
 
     def _begin(self) -> SessionT:
@@ -68,33 +69,36 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
 
     async def open(self) -> None:
         """Begin a session, unless there is one."""
-        if self._of_one_loop:
-            self._leave_a_loop_that_ended()
+        self._leave_a_loop_that_ended()
         async with self._switching.here():
             if self._opened is not None:
                 return
-            session = self._begin()
+            session, self._home = self._begin(), (asyncio.get_running_loop(), os.getpid())
             try:
                 await self._prepare(session)
             except BaseException:
+                self._home = None
                 await self._end(session)
                 raise
-            self._opened, self._loop = session, asyncio.get_running_loop()
+            self._opened = session
 
     async def close(self) -> None:
         """End the session, if there is one."""
+        self._leave_a_loop_that_ended()
         async with self._switching.here():
-            session, self._opened = self._opened, None
+            session, self._opened, self._home = self._opened, None, None
             if session is not None:
                 await self._end(session)
 
     def _leave_a_loop_that_ended(self) -> None:
         """Forget the session of an event loop that does not run any more: nobody can close it, and its connections go with it."""
-        if self._loop is None or self._loop is asyncio.get_running_loop():
+        here = asyncio.get_running_loop(), os.getpid()
+        if self._home in (None, here) or not self._of_one_loop:
             return
-        if self._loop.is_running():
+        (loop, process), (_, this_process) = self._home, here
+        if process == this_process and loop.is_running():
             raise SourceClosedError(f"{self!r} is open in another event loop, which is running: make a source for each of them")
-        self._opened, self._loop = None, None
+        self._opened, self._home = None, None
 
     @property
     def _session(self) -> SessionT:

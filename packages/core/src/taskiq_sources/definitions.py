@@ -85,9 +85,9 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
 
 
 def is_over(definition: Definition, now: datetime) -> bool:
-    """Whether all occurrences of a definition were before `now` because of its ``end_at``: it has run, and is declared still."""
+    """Whether a definition has had occurrences, all before `now` because of its ``end_at``: it has run, and is declared still."""
     end_at, start_at = definition.options.end_at, definition.options.start_at
-    if end_at is None or end_at >= now:
+    if end_at is None or end_at >= now or timetable_of(definition, now).first(now) is not None:  # a past time counts
         return False
     timetable = timetable_of(definition, _ALWAYS if start_at is None else start_at)
     return timetable.newest(_ALWAYS, end_at, 1) != []
@@ -114,7 +114,7 @@ def store_form(definition: Definition, now: datetime, defaults: Defaults) -> Sto
         id=definition.schedule_id,
         task_name=definition.task_name,
         document=document,
-        timing=_timing(definition),
+        timing=timing_of(definition),
         owner=definition.owner,
         scheduled_for=first,
         next_run_at=due_at(definition, timetable, first),
@@ -274,7 +274,7 @@ def _triggers(definition: Definition) -> dict[str, object]:
     return {"cron": definition.cron, "interval": definition.interval, "time": definition.time}
 
 
-def _timing(definition: Definition) -> str:
+def timing_of(definition: Definition) -> str:
     """Fingerprint of all that decides when the schedule runs, see ``StoredSchedule.timing``."""
     options, zone = definition.options, definition.zone
     interval = _as_timedelta(definition.interval)

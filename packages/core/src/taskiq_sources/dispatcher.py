@@ -161,7 +161,6 @@ class Dispatcher:
                 await event_or_timeout(self._stop, pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
                 pause = min(pause * 2, _LONGEST_PAUSE)
                 continue
-            self._store_answered()
             pause = _FIRST_PAUSE
             if wait > 0 and not self._stop.is_set():
                 await event_or_timeout(self._wake, wait)
@@ -191,6 +190,7 @@ class Dispatcher:
         """Have claims sent, for `room` of which was asked; return whether there may be more."""
         self._ahead = None
         claims = await claiming
+        self._store_answered()
         if len(claims) == room:
             self._ahead = await self._ask(coming=room)  # the store looks for more while these are made ready
         taken = await self._desk.plan(claims)

@@ -35,10 +35,9 @@ class SourceReader(taskiq.ScheduleSource):
         self.store = store
         self.clock = clock or StoreClock(store.now)
         self._defaults = defaults
-        self._opened = False
         self._closed = False
         self._opening = LoopLock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._opened_in: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.store!r})"
@@ -57,24 +56,20 @@ class SourceReader(taskiq.ScheduleSource):
     async def shutdown(self) -> None:
         """Disconnect. Closes only what the source opened itself. Idempotent."""
         async with self._opening.here():
-            self._closed = True
-            if self._opened:
-                self._opened = False
+            if self._opened_in is not None:
                 await self.store.close()
+            self._closed, self._opened_in = True, None
 
     async def _open(self) -> None:
-        if self._closed:
-            msg = f"{self!r} was shut down; await startup() before using it again"
-            raise SourceClosedError(msg)
         loop = asyncio.get_running_loop()
-        if self._opened and self._loop is loop:
+        if self._opened_in is loop:
             return
-        if self._loop is not loop:  # it is the first one, or those before have ended: each `asyncio.run` is one
-            self._opened, self._loop = False, loop
         async with self._opening.here():
-            if not self._opened:
+            if self._closed:
+                raise SourceClosedError(f"{self!r} was shut down; await startup() before using it again")
+            if self._opened_in is not loop:  # it is the first one, or those before have ended: each `asyncio.run` is one
                 await self.store.open()
-                self._opened = True
+                self._opened_in = loop
 
     # -- reading -------------------------------------------------------------------------------------------------------------
 

@@ -35,12 +35,16 @@ from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.sending import Send
 from taskiq_sources.settings import DispatchOptions, DispatchSettings
 from taskiq_sources.source import ScheduleSource
-from taskiq_sources.tasking import LoopLock, end, event_or_timeout
+from taskiq_sources.tasking import LoopLock, end, event_or_timeout, to_the_end
 
 logger = logging.getLogger("taskiq_sources")
 
 _LIVENESS_INTERVAL = 1.0  # seconds
 _RESTART_PAUSE = 1.0  # seconds, after a dispatcher fell over
+_FOREIGN_PAUSE = 10.0  # seconds, after taskiq's loop fell over a source that is not ours: it will again
+
+#: Schedulers that are started or stopped in this context.
+_CHANGED: ContextVar[frozenset[int]] = ContextVar("taskiq_sources_changed", default=frozenset())
 
 #: Schedulers whose stock loop runs in this context; it is shown our sources without schedules.
 _LOOPS: ContextVar[frozenset[int]] = ContextVar("taskiq_sources_stock_loops", default=frozenset())
@@ -78,6 +82,7 @@ class DurableMixin(TaskiqScheduler):
         given: object = sources
         if isinstance(given, taskiq.ScheduleSource):
             raise ScheduleValidationError("sources", given, "use a list of sources, even if there is one")
+        sources = list(sources)
         for source in sources:
             if not isinstance(source, taskiq.ScheduleSource):
                 raise ScheduleValidationError("sources", source, "use objects that are schedule sources, not classes or URLs")
@@ -85,7 +90,7 @@ class DurableMixin(TaskiqScheduler):
             if option not in DispatchSettings.__slots__:
                 raise ScheduleValidationError(option, value, f"no such option; there are {', '.join(DispatchSettings.__slots__)}")
         self._merged = None if merge_func is None else MergedScheduleSource(sources, merge_func)
-        super().__init__(broker, list(sources))
+        super().__init__(broker, sources)
         self._ours = [] if merge_func is not None else [source for source in sources if isinstance(source, ScheduleSource)]
         self._settings = DispatchSettings(**options)
         if self._settings.max_concurrent_sends < len(self._ours):
@@ -131,25 +136,36 @@ class DurableMixin(TaskiqScheduler):
 
     async def shutdown(self) -> None:
         """Stop claiming, let sends end or time out, settle, give the rest back; then stop the broker."""
-        await self._stop_engine()
-        await super().shutdown()
+        try:
+            await self._stop_engine()
+        finally:
+            await super().shutdown()
 
     # -- life, inside an application -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start sources, broker and engine, and taskiq's own loop for sources that are not ours. Idempotent."""
+        if self._is_at_it():
+            return
         async with self._changing.here():
-            if self._engine is not None:
+            if self._engine is not None and not self._engine.done():
                 return
-            async with AsyncExitStack() as started:
-                for source in self._sources:
-                    await source.startup()
-                    started.push_async_callback(_quietly, source.shutdown)  # the first error is the one to be told
-                await super().startup()
-                started.pop_all()
+            changed = _CHANGED.set(_CHANGED.get() | {id(self)})
+            try:
+                await self._start_parts()
+            finally:
+                _CHANGED.reset(changed)
             self._start_engine()
             if len(self._ours) < len(self._sources):
                 self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
+
+    async def _start_parts(self) -> None:
+        async with AsyncExitStack() as started:
+            for source in self._sources:
+                await source.startup()
+                started.push_async_callback(_quietly, source.shutdown)  # the first error is the one to be told
+            await super().startup()
+            started.pop_all()
 
     async def stop(self) -> None:
         """Stop what `start` has started, whatever fails of it. Idempotent; if it is starting, as soon as it has.
@@ -157,6 +173,11 @@ class DurableMixin(TaskiqScheduler):
         Raises:
             Exception: What one of them has raised.
         """
+        if not self._is_at_it():
+            await to_the_end(self._stop())
+
+    async def _stop(self) -> None:
+        _CHANGED.set(_CHANGED.get() | {id(self)})
         async with self._changing.here():
             if self._engine is None:
                 return
@@ -167,6 +188,10 @@ class DurableMixin(TaskiqScheduler):
                 stopping.push_async_callback(self.shutdown)
                 if foreign is not None:
                     stopping.push_async_callback(end, [foreign])
+
+    def _is_at_it(self) -> bool:
+        """Whether it is started or stopped by who asks: by a handler of the broker's, say, which must not wait for itself."""
+        return id(self) in _CHANGED.get() and self._changing.here().locked()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -183,7 +208,7 @@ class DurableMixin(TaskiqScheduler):
                 await loop.run()
             except Exception:
                 logger.exception("taskiq's own loop fell over one of the sources that are not ours, and is started again.")
-            await asyncio.sleep(_RESTART_PAUSE)
+            await asyncio.sleep(_FOREIGN_PAUSE)
 
     # -- the engine ----------------------------------------------------------------------------------------------------------
 
@@ -193,7 +218,7 @@ class DurableMixin(TaskiqScheduler):
         return health_of(running, list(zip(self._ours, self._dispatchers, strict=False)))
 
     def _start_engine(self) -> None:
-        if self._engine is None:
+        if self._engine is None or self._engine.done():
             self._dispatchers = [self._dispatcher(source) for source in self._ours]
             self._stopped = asyncio.Event()
             self._engine = asyncio.create_task(self._run_engine(), name="taskiq-sources-engine")
@@ -321,6 +346,7 @@ class DurableScheduler(DurableMixin):
             "scheduled_for": task.scheduled_for.isoformat(timespec="milliseconds"),
         }
         await AsyncKicker(task.task_name, self.broker, labels).with_task_id(task.task_id).kiq(*task.args, **task.kwargs)
+        task.was_sent = True
         await maybe_awaitable(source.post_send(task))
 
     def _sender(self, source: ScheduleSource) -> Send:

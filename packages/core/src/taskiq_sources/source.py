@@ -5,7 +5,6 @@ It validates, encodes and computes when things are due; all that is kept goes th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -22,12 +21,13 @@ from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
 
 from taskiq_sources import codec, definitions, edits, occurrences
-from taskiq_sources.backends import check_durations, portions
+from taskiq_sources.backends import check_durations
 from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.created import CreatedSchedule
+from taskiq_sources.declaring import declare, done_of
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.dispatched import DispatchedTask
 from taskiq_sources.errors import (
@@ -51,7 +51,6 @@ _ReturnType = TypeVar("_ReturnType")
 __all__ = ["ScheduleInfo", "ScheduleSource", "SourceOptions"]
 
 _EDIT_ATTEMPTS = 10
-_LOOK_UPS = 20  # at the same time
 _BATCH = 1_000
 _BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
 
@@ -247,26 +246,21 @@ class ScheduleSource(SourceReader):
         given: object = schedules
         if isinstance(given, taskiq.ScheduledTask):
             raise ScheduleValidationError("schedules", given.schedule_id, "use a list of schedules, or add_schedule")
-        now = await self.clock.now()
-        rows: dict[str, StoredSchedule] = {}
-        past: dict[str, datetime] = {}  # one-offs, and when they are due
-        over: set[str] = set()
+        defined: dict[str, Definition] = {}
         for schedule in schedules:
             definition = definitions.define(schedule, self._defaults)
-            if definition.schedule_id in rows or definition.schedule_id in over:
+            if defined.setdefault(definition.schedule_id, definition) is not definition:
                 raise ScheduleValidationError("schedule_id", definition.schedule_id, "it is used twice in one call")
-            if definitions.is_over(definition, now):
-                over.add(definition.schedule_id)
-                continue
-            rows[definition.schedule_id] = definitions.store_form(definition, now, self._defaults)
-            if definition.is_one_off and definition.time is not None and definition.time <= now:
-                past[definition.schedule_id] = definition.time
-        over |= await self._done_before(past)
-        if over:
-            logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(over))))
-        existing: set[str] = set()
-        for batch in _batches([row for row in rows.values() if row.id not in over]):
+        declared = await declare(defined, self.store, self._defaults, await self.clock.now())
+        if declared.over:
+            logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(declared.over))))
+        existing: set[str] = set(declared.existing)
+        for batch in _batches(list(declared.rows.values())):
             existing |= await self.store.put(batch, replace=on_conflict == "replace")
+        # What others have sent between the look at the history and the write is over, too.
+        done = await done_of({name: once for name, once in declared.once.items() if name not in existing}, self.store)
+        if done:
+            await self.store.delete(done)
         if existing and on_conflict == "error":
             raise ScheduleExistsError(existing)
         return frozenset(existing)
@@ -352,20 +346,6 @@ class ScheduleSource(SourceReader):
         return occurrences.task_id_of(definitions.occurrence_id(row.id, now))
 
     # -- helpers -----------------------------------------------------------------------------------------------------------------
-
-    async def _done_before(self, one_offs: Mapping[str, datetime]) -> set[str]:
-        """Return which of these schedules have gone because their one occurrence, at that time, was sent or given up."""
-
-        async def is_done(schedule_id: str, time: datetime) -> bool:
-            occurrence_id, early = definitions.occurrence_id(schedule_id, time), timedelta(minutes=1)  # more than any sender is
-            runs = self.runs(schedule_id, since=time - early)
-            return any([run.occurrence_id == occurrence_id and run.status != "failed" async for run in runs])
-
-        done: set[str] = set()
-        for some in portions(one_offs.items(), _LOOK_UPS):
-            answers = await asyncio.gather(*(is_done(*one_off) for one_off in some))
-            done.update(schedule_id for (schedule_id, _), answer in zip(some, answers, strict=True) if answer)
-        return done.difference(await self.store.get(done)) if done else done
 
     async def _edit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 
@@ -42,6 +42,16 @@ class LoopLock:
         if self._loop is not loop:
             self._loop, self._lock = loop, asyncio.Lock()
         return self._lock
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` as a whole: whoever is cancelled meanwhile waits for its end first. A second cancellation ends the waiting."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 def uncancel(task: asyncio.Task[Any] | None) -> None:

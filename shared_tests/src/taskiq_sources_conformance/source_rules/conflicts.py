@@ -98,6 +98,66 @@ class ConflictRules:
         assert read == []
         assert nominal(await send_due(source)) == [NOW + 10 * HOUR]
 
+    async def test_a_one_off_that_was_sent_early_is_not_sent_again(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """As taskiq's loop may, before its time by the store's clock. (Look at what is looked up in the history.)"""
+        await add(source, time=NOW + SECOND)
+        [dispatch] = await source.desk.take(limit=1, early=SECOND)
+        await source.desk.sent(dispatch)
+
+        await source.add_schedule(scheduled(time=NOW + SECOND))
+
+        clock.set(NOW + MINUTE)
+        assert await send_due(source) == []
+
+    async def test_a_time_that_was_done_with_does_not_displace_another(self, source: ScheduleSource) -> None:
+        """What was given another time meanwhile keeps it, though the old one is declared. (Look at what is stored.)"""
+        await add(source, time=NOW - HOUR)
+        await send_due(source)
+        await source.add_schedule(scheduled(time=NOW + HOUR))
+
+        assert await source.add_schedules([scheduled(time=NOW - HOUR)]) == {"a"}
+        with pytest.raises(ScheduleExistsError):
+            await source.add_schedules([scheduled(time=NOW - HOUR)], on_conflict="error")
+
+        assert (await state(source)).scheduled_for == NOW + HOUR
+
+    @pytest.mark.parametrize("status", ["failed", "unknown"])
+    async def test_what_is_sent_at_most_once_is_not_sent_again(
+        self, source: ScheduleSource, clock: ManualClock, status: str
+    ) -> None:
+        """Whether it arrived or not: that is not known, and the schedule is gone. (Look at the statuses that count.)"""
+        options = ScheduleOptions(delivery="at_most_once")
+        await add(source, time=NOW, schedule_options=options)
+        dispatch = await take_one(source)
+        if status == "failed":
+            await source.desk.settle([failed(dispatch, NOW, "no broker")])
+        else:
+            clock.advance(HOUR)
+            assert await send_due(source) == []
+        assert await ids(source) == []
+
+        await source.add_schedule(scheduled(time=NOW, schedule_options=options))
+
+        assert await ids(source) == []
+
+    async def test_what_is_sent_while_it_is_declared_is_over(self, source: ScheduleSource, monkeypatch: Any) -> None:
+        """Also if that is between the look at the history and the write. (Look at what follows `put`.)"""
+        await add(source, time=NOW)
+        runs, looks = source.store.runs, 0
+
+        async def sent_meanwhile(*args: Any, **options: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            found = await runs(*args, **options)
+            if looks == 1:
+                await send_due(source)
+            return found
+
+        monkeypatch.setattr(source.store, "runs", sent_meanwhile)
+        await source.add_schedule(scheduled(time=NOW))
+
+        assert await send_due(source) == []
+
     async def test_a_one_off_that_failed_is_stored_again(self, source: ScheduleSource) -> None:
         """Only what was sent or given up for good is over. (Look at the statuses that count.)"""
         await add(source, time=NOW)

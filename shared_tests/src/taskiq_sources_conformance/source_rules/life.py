@@ -67,7 +67,23 @@ class LifeRules:
             asyncio.run(use(number))
 
         assert asyncio.run(left()) == 9
+        asyncio.run(source.startup())
+        asyncio.run(source.shutdown())
         gc.collect()
+
+    async def test_a_source_that_was_shut_down_may_be_used_by_another_event_loop(self, source: ScheduleSource) -> None:
+        """A loop that still runs holds nothing of it then. (Look at what `close` of the store leaves.)"""
+        await add(source)
+        await source.shutdown()
+
+        async def use() -> None:
+            await source.startup()
+            assert await ids(source) == ["a"]
+            await source.shutdown()
+
+        await asyncio.to_thread(lambda: asyncio.run(use()))
+        await source.startup()
+        assert await ids(source) == ["a"]
 
     async def test_startup_is_idempotent(self, source: ScheduleSource) -> None:
         """Starting twice changes nothing and deletes nothing: schedulers and dashboards both do it. (Look at `open`.)"""

@@ -232,13 +232,14 @@ class RoundTripRules:
         assert (await definition(reader)).cron_offset == "Asia/Tokyo"
         assert (await state(reader)).scheduled_for == NOON + 10 * HOUR
 
-    async def test_what_was_read_can_be_written_back(self, open_source: Any) -> None:
+    @pytest.mark.parametrize("misfire", ["fire_once", "fire_all"])
+    async def test_what_was_read_can_be_written_back(self, open_source: Any, misfire: Any) -> None:
         """Through whichever source, a schedule stays what it was. (Look at defaults that come in again: `over` in `define`.)"""
         writer: ScheduleSource = await open_source(
             options=ScheduleOptions(misfire="skip", max_runs=5), default_timezone="Asia/Tokyo"
         )
         other: ScheduleSource = await open_source(options=ScheduleOptions(misfire="fire_all", max_runs=1))
-        await add(writer, cron="0 7 * * *", schedule_options=ScheduleOptions(misfire="fire_once", max_runs=None))
+        await add(writer, cron="0 7 * * *", schedule_options=ScheduleOptions(misfire=misfire, max_runs=None))
         before = await definition(writer)
 
         for source in (other, writer):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
-from taskiq_sources import ScheduleOptions, ScheduleSource
+from taskiq_sources import ScheduleOptions, ScheduleSource, ScheduleValidationError
 from taskiq_sources.clock import ManualClock
 from taskiq_sources_conformance.source_build import (
     DAY,
@@ -85,6 +86,32 @@ class WindowRules:
         await source.add_schedules([scheduled("over", schedule_options=options, **fields), scheduled("other")])
 
         assert await ids(source) == ["other"]
+
+    async def test_what_is_over_is_declared_once_in_a_call(self, source: ScheduleSource) -> None:
+        """As all else is. (Look at ids that are used twice.)"""
+        over = scheduled("over", interval=60, schedule_options=ScheduleOptions(end_at=NOW - HOUR))
+        with pytest.raises(ScheduleValidationError, match="used twice"):
+            await source.add_schedules([over, over])
+
+    async def test_an_end_in_the_past_is_refused_for_what_runs(self, source: ScheduleSource) -> None:
+        """It would run on if that were passed over. (Look at what is stored of it.)"""
+        await add(source, **HOURLY)
+        with pytest.raises(ScheduleValidationError, match="never runs"):
+            await source.add_schedules([scheduled(schedule_options=ScheduleOptions(end_at=NOW - HOUR), **HOURLY), scheduled("b")])
+
+        assert await ids(source) == ["a"]
+
+    async def test_a_one_off_before_a_past_end_is_sent_late(self, source: ScheduleSource) -> None:
+        """It was within its window, and nothing says that it ran. (Look at `is_over`.)"""
+        await add(source, time=NOW - 2 * HOUR, schedule_options=ScheduleOptions(end_at=NOW - HOUR))
+
+        assert nominal(await send_due(source)) == [NOW - 2 * HOUR]
+
+    async def test_the_first_of_all_times_is_past(self, source: ScheduleSource) -> None:
+        """However long ago, a one-off that was not sent is due. (Look at what is subtracted from it.)"""
+        await add(source, time=datetime.min.replace(tzinfo=timezone.utc))
+
+        assert len(await send_due(source)) == 1
 
     async def test_what_is_over_leaves_what_is_pending(self, source: ScheduleSource, clock: ManualClock) -> None:
         """Its last occurrence is sent though it is late and declared again meanwhile. (Look at what `add_schedules` leaves.)"""
