@@ -41,8 +41,10 @@ _MAX_INTEGER_BITS = 14_284
 #: How deep arguments may be nested; far below what makes JSON libraries give up.
 _MAX_DEPTH = 100
 
+_DEFAULT_FIELDS = ScheduleOptions().model_dump()
+
 #: All fields count as set: what is read from a store is resolved, and stays as it is if it is written to another source.
-_NO_OPTIONS = ScheduleOptions(**ScheduleOptions().model_dump())
+_NO_OPTIONS = ScheduleOptions(**_DEFAULT_FIELDS)
 _duration = TypeAdapter(timedelta)
 
 
@@ -92,6 +94,11 @@ class Definition:
         return self.timezone if self.cron_offset is None else self.cron_offset
 
     @property
+    def stated_offset(self) -> Zone | None:
+        """What ``cron_offset`` has to say to a reader whose own default is UTC."""
+        return None if self.zone == "UTC" and self.cron_offset is None else self.zone
+
+    @property
     def is_one_off(self) -> bool:
         """Whether there is a single occurrence, at `time`."""
         return self.cron is None and self.interval is None
@@ -99,7 +106,6 @@ class Definition:
     @property
     def task(self) -> ScheduledTask:
         """The definition as applications know it, of use to any source. Shares arguments and labels with this object."""
-        says_where = self.cron_offset is not None or self.cron is None or self.timezone == "UTC"
         return ScheduledTask.model_construct(
             schedule_id=self.schedule_id,
             task_name=self.task_name,
@@ -108,7 +114,7 @@ class Definition:
             kwargs=self.kwargs,
             task_id=self.task_id,
             cron=self.cron,
-            cron_offset=self.cron_offset if says_where else self.timezone,
+            cron_offset=self.cron_offset if self.cron is None else self.stated_offset,
             interval=self.interval,
             time=self.time,
             owner=self.owner,
@@ -203,7 +209,7 @@ def _definition(
     if "options" in fields:
         written = fields.pop("options")
         known = {name: value for name, value in written.items() if name in ScheduleOptions.model_fields}
-        fields["options"] = ScheduleOptions(**{**_NO_OPTIONS.model_dump(), **known})
+        fields["options"] = ScheduleOptions(**{**_DEFAULT_FIELDS, **known})
         fields["unknown_options"] = {name: value for name, value in written.items() if name not in known}
     if unknown:
         fields["unknown"] = unknown

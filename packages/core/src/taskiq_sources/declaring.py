@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Final
 
 from taskiq_sources import definitions
-from taskiq_sources.backends import portions
+from taskiq_sources.backends import together
 from taskiq_sources.codec import Definition
-from taskiq_sources.definitions import Defaults
-from taskiq_sources.models import Run, RunQuery, StoredSchedule
+from taskiq_sources.definitions import BEGINNING, Defaults
+from taskiq_sources.models import RunQuery, StoredSchedule
+from taskiq_sources.reading import every_run
 from taskiq_sources.store import ScheduleStore
 
 _EARLY: Final = timedelta(minutes=1)  # longer before its time is nothing sent
-_BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc) + _EARLY
 _LOOK_UPS = 20  # at the same time
-_PAGE = 100
 
 #: An id as taskiq makes them up (``uuid4().hex``): a new one for each schedule, so that there is nothing to look up.
 _MADE_UP: Final = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
@@ -69,11 +67,8 @@ async def declare(given: Mapping[str, Definition], store: ScheduleStore, default
 
 async def done_of(once: Mapping[str, Definition], store: ScheduleStore) -> frozenset[str]:
     """Return which of these schedules' only occurrences have been sent or given up for good, by the history."""
-    done: set[str] = set()
-    for some in portions(once.values(), _LOOK_UPS):
-        answers = await asyncio.gather(*(_is_done(definition, store) for definition in some))
-        done.update(definition.schedule_id for definition, is_done in zip(some, answers, strict=True) if is_done)
-    return frozenset(done)
+    answers = await together((_is_done(definition, store) for definition in once.values()), at_once=_LOOK_UPS)
+    return frozenset(name for name, is_done in zip(once, answers, strict=True) if is_done)
 
 
 def _may_be_done(definition: Definition, now: datetime) -> bool:
@@ -82,15 +77,10 @@ def _may_be_done(definition: Definition, now: datetime) -> bool:
 
 
 async def _is_done(definition: Definition, store: ScheduleStore) -> bool:
-    time = definition.time or _BEGINNING
+    time = definition.time or BEGINNING
     occurrence_id = definitions.occurrence_id(definition.schedule_id, time)
     # What has failed is tried again, or may be: but for what is sent at most once.
     is_once_at_most = definition.options.delivery == "at_most_once"
     final = {"sent", "missed", "unknown", "failed"} if is_once_at_most else {"sent", "missed", "unknown"}
-    query = RunQuery(schedule_id=definition.schedule_id, since=max(time, _BEGINNING) - _EARLY)
-    after: Run | None = None
-    while page := await store.runs(query, after=after, limit=_PAGE):
-        if any(run.occurrence_id == occurrence_id and run.status in final for run in page):
-            return True
-        after = page[-1]
-    return False
+    query = RunQuery(schedule_id=definition.schedule_id, since=max(time, BEGINNING + _EARLY) - _EARLY)
+    return any([run.occurrence_id == occurrence_id and run.status in final async for run in every_run(store, query)])

@@ -27,7 +27,8 @@ MAX_TASK_NAME_LENGTH = 512
 MAX_OWNER_LENGTH = 255
 MAX_TASK_ID_LENGTH = 255
 
-_ALWAYS = datetime.min.replace(tzinfo=timezone.utc)
+BEGINNING = datetime.min.replace(tzinfo=timezone.utc)  # of all instants
+
 _NO_TRIGGER = "a schedule needs at least one of cron, interval and time"
 
 #: What the stock loop is given as the id of a single occurrence (`taskiq_sources.stock`). Refused as an id, so never ambiguous.
@@ -89,8 +90,8 @@ def is_over(definition: Definition, now: datetime) -> bool:
     end_at, start_at = definition.options.end_at, definition.options.start_at
     if end_at is None or end_at >= now or timetable_of(definition, now).first(now) is not None:  # a past time counts
         return False
-    timetable = timetable_of(definition, _ALWAYS if start_at is None else start_at)
-    return timetable.newest(_ALWAYS, end_at, 1) != []
+    timetable = timetable_of(definition, BEGINNING if start_at is None else start_at)
+    return timetable.newest(BEGINNING, end_at, 1) != []
 
 
 def store_form(definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:

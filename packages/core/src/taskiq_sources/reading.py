@@ -136,11 +136,8 @@ class SourceReader(taskiq.ScheduleSource):
         if resolved is not None and not definitions.may_exist(resolved):
             return
         query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
-        after: Run | None = None
-        while page := await self.store.runs(query, after=after, limit=_PAGE):
-            for run in page:
-                yield run
-            after = page[-1]
+        async for run in every_run(self.store, query):
+            yield run
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
 
@@ -162,6 +159,15 @@ class SourceReader(taskiq.ScheduleSource):
             return ScheduleInfo(state=stored, task=definitions.read(stored, self._defaults.serializer).task)
         except ScheduleDecodeError as error:
             return ScheduleInfo(state=stored, task=None, error=error.problem)
+
+
+async def every_run(store: ScheduleStore, query: RunQuery) -> AsyncIterator[Run]:
+    """Yield all matching history rows of a store, newest first, reading a few hundred at a time."""
+    after: Run | None = None
+    while page := await store.runs(query, after=after, limit=_PAGE):
+        for run in page:
+            yield run
+        after = page[-1]
 
 
 def _aware(field: str, moment: datetime | None) -> datetime | None:

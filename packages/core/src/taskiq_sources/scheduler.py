@@ -11,7 +11,6 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -148,7 +147,7 @@ class DurableMixin(TaskiqScheduler):
         if self._is_at_it():
             return
         async with self._changing.here():
-            if self._engine is not None and not self._engine.done():
+            if self._runs:
                 return
             changed = _CHANGED.set(_CHANGED.get() | {id(self)})
             try:
@@ -160,7 +159,7 @@ class DurableMixin(TaskiqScheduler):
                 self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
 
     async def _start_parts(self) -> None:
-        async with AsyncExitStack() as started:
+        async with contextlib.AsyncExitStack() as started:
             for source in self._sources:
                 await source.startup()
                 started.push_async_callback(_quietly, source.shutdown)  # the first error is the one to be told
@@ -182,7 +181,7 @@ class DurableMixin(TaskiqScheduler):
             if self._engine is None:
                 return
             foreign, self._foreign = self._foreign, None
-            async with AsyncExitStack() as stopping:  # from the last to the first
+            async with contextlib.AsyncExitStack() as stopping:  # from the last to the first
                 for source in reversed(self._sources):
                     stopping.push_async_callback(source.shutdown)
                 stopping.push_async_callback(self.shutdown)
@@ -214,11 +213,14 @@ class DurableMixin(TaskiqScheduler):
 
     def health(self) -> Health:
         """Return how the engine fares: for probes, dashboards and tests."""
-        running = self._engine is not None and not self._engine.done()
-        return health_of(running, list(zip(self._ours, self._dispatchers, strict=False)))
+        return health_of(self._runs, list(zip(self._ours, self._dispatchers, strict=False)))
+
+    @property
+    def _runs(self) -> bool:
+        return self._engine is not None and not self._engine.done()
 
     def _start_engine(self) -> None:
-        if self._engine is None or self._engine.done():
+        if not self._runs:
             self._dispatchers = [self._dispatcher(source) for source in self._ours]
             self._stopped = asyncio.Event()
             self._engine = asyncio.create_task(self._run_engine(), name="taskiq-sources-engine")
@@ -243,8 +245,7 @@ class DurableMixin(TaskiqScheduler):
         try:
             await asyncio.gather(self._stopped.wait(), *(self._keep_running(dispatcher) for dispatcher in self._dispatchers))
         finally:
-            liveness.cancel()
-            await asyncio.gather(liveness, return_exceptions=True)
+            await end([liveness])
 
     async def _keep_running(self, dispatcher: Dispatcher) -> None:
         """Run a dispatcher to its regular end; should it fall over a bug, start it again: what it held ends with its leases."""

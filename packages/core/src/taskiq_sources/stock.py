@@ -191,7 +191,7 @@ class StockLoop:
 
     def _plain_entry(self, stored: StoredSchedule, definition: Definition) -> ScheduledTask | None:
         """Return the schedule in taskiq's own terms, or None if the loop could not evaluate it without an error."""
-        offset = definition.zone if definition.cron_offset is None and definition.zone != "UTC" else definition.cron_offset
+        offset = definition.stated_offset
         cron = definition.cron
         if cron is not None and _loop_fires(cron, stored.scheduled_for or stored.created_at, offset) is None:
             self._tell_once(

@@ -186,7 +186,8 @@ WITH given AS (
         stored.lease_until,
         CASE WHEN NOT stored.quarantined THEN greatest(stored.next_run_at, stored.lease_until) END AS looked_for_at
     FROM (
-        SELECT id, token, timing_revision, next_run_at, lease_until, quarantined FROM "{schema}"."{prefix}schedules" WHERE id = ANY (:id) ORDER BY id FOR UPDATE
+        SELECT id, token, timing_revision, next_run_at, lease_until, quarantined FROM "{schema}"."{prefix}schedules"
+        WHERE id = ANY (:id) ORDER BY id FOR UPDATE
     ) AS stored
     JOIN given ON stored.id = given.id AND stored.token = given.token
 ), recorded AS (
