@@ -158,7 +158,7 @@ def test_a_page_is_looked_up_by_its_most_selective_condition(
     assert not [line for line in lines if "TEMP B-TREE" in line]
 
 
-CONDITIONS: dict[str, Any] = {"schedule_id": "a", "status": "sent", "since": at(-60), "until": at(60)}
+CONDITIONS: dict[str, Any] = {"schedule_id": "a", "status": "failed", "since": at(-60), "until": at(60)}
 
 
 @pytest.mark.parametrize("names", list(chain.from_iterable(combinations(CONDITIONS, size) for size in range(5))), ids="-".join)
@@ -174,8 +174,14 @@ def test_history_is_read_in_the_order_of_an_index_from_where_it_begins(
     assert f"taskiq_sources_runs_{expected}" in line
     assert ("<" in line) == (after is not None or "until" in names)
     assert ("recorded_at>?" in line) == ("since" in names)
-    # What one schedule has in one instant is not in order: that is sorted, and nothing else is.
-    assert more == (["USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"] if "schedule_id" in names else [])
+    # What was recorded in one instant is not in order: that is sorted, and nothing else is.
+    assert more == ["USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"]
+
+
+def test_what_was_sent_is_read_in_the_order_of_all_history(planned: sqlite3.Connection) -> None:
+    line, *_ = planned_lines(planned, ThreadlessStore(planned).runs(RunQuery(status="sent", since=at(-60)), limit=10))
+
+    assert re.search("INDEX taskiq_sources_runs_newest .recorded_at>", line)
 
 
 def test_a_page_of_a_schedule_with_a_long_history_costs_no_more(tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ class SQLStore(SessionStore[SessionT]):
         if after is not None and until is not None:
             # Of two upper bounds only one can be looked up in an index, and the lower one says it all.
             until, after = (None, after) if after.recorded_at < until else (until, None)
-        values: dict[str, Any] = {"schedule_id": query.schedule_id, "status": query.status, "since": query.since, "until": until}
+        status = "usual_status" if query.status == "sent" else "status"
+        values: dict[str, Any] = {"schedule_id": query.schedule_id, status: query.status, "since": query.since, "until": until}
         conditions = [name for name, value in values.items() if value is not None]
         if after is not None:
             conditions.append("after")

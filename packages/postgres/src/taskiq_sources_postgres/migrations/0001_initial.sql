@@ -59,10 +59,11 @@ CREATE TABLE "{schema}"."{prefix}runs" (
 );
 
 -- Rows of equal recorded_at are those of one settle: few enough to be sorted when they are read, so their ids stay out of the
--- indexes, which are a third of the size and half the work without.
+-- indexes, which are a third of the size and half the work without. What was sent is nearly everything, and is found among all rows
+-- about as fast as by an index of its own.
 CREATE INDEX "{prefix}runs_recorded" ON "{schema}"."{prefix}runs" (recorded_at);
 CREATE INDEX "{prefix}runs_of_schedule" ON "{schema}"."{prefix}runs" (schedule_id, recorded_at);
-CREATE INDEX "{prefix}runs_of_status" ON "{schema}"."{prefix}runs" (status, recorded_at);
+CREATE INDEX "{prefix}runs_of_status" ON "{schema}"."{prefix}runs" (status, recorded_at) WHERE status <> 'sent';
 
 -- The schema's version. A comment and not a row, so that whatever makes the tables (this file, Alembic, pg_dump) makes it too.
 COMMENT ON TABLE "{schema}"."{prefix}schedules" IS 'taskiq-sources schema 1';

@@ -280,8 +280,12 @@ ORDER BY recorded_at DESC, occurrence_id DESC LIMIT :limit;
 AND schedule_id = :schedule_id
 
 -- name: runs.status
--- With exactly this status.
-AND status = :status
+-- With exactly this status, which is not the usual one; the first part is the index's.
+AND status <> 'sent' AND status = :status
+
+-- name: runs.usual_status
+-- With the status that nearly all have, and that is in no index.
+AND status = :usual_status
 
 -- name: runs.since
 -- Recorded then or later.

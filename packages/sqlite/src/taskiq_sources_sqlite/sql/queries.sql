@@ -224,8 +224,12 @@ SELECT {run_columns} FROM taskiq_sources_runs WHERE TRUE /* conditions */ ORDER 
 AND schedule_id = :schedule_id
 
 -- name: runs.status
--- With exactly this status.
-AND status = :status
+-- With exactly this status, which is not the usual one; the first part is the index's.
+AND status <> 'sent' AND status = :status
+
+-- name: runs.usual_status
+-- With the status that nearly all have, and that is in no index.
+AND status = :usual_status
 
 -- name: runs.since
 -- Recorded then or later.
@@ -240,9 +244,12 @@ AND recorded_at < :until
 AND (recorded_at, occurrence_id) < (:after_recorded_at, :after_occurrence_id)
 
 -- name: newest_surplus
--- The newest row that is one too many, if there are more than :keep.
-SELECT recorded_at, occurrence_id FROM taskiq_sources_runs
-ORDER BY recorded_at DESC, occurrence_id DESC LIMIT 1 OFFSET :keep;
+-- The newest row that is one too many, if there are more than :keep. Its instant is found in an index alone.
+WITH instant AS MATERIALIZED (SELECT recorded_at FROM taskiq_sources_runs ORDER BY recorded_at DESC LIMIT 1 OFFSET :keep)
+SELECT recorded_at, occurrence_id FROM taskiq_sources_runs INDEXED BY taskiq_sources_runs_newest
+WHERE recorded_at = (SELECT recorded_at FROM instant)
+ORDER BY occurrence_id DESC
+LIMIT 1 OFFSET :keep - (SELECT count(*) FROM taskiq_sources_runs WHERE recorded_at > (SELECT recorded_at FROM instant));
 
 -- name: prune
 -- Delete the oldest rows that are to go.
