@@ -16,6 +16,10 @@ TEXT = """-- What stands before the first block is a comment.
 -- in order.
 SELECT {columns} FROM s WHERE id > :after /* conditions */ AND again > :after LIMIT :limit::bigint;
 
+-- name: page_both
+-- From two places.
+SELECT 1 FROM s WHERE TRUE /* conditions of page */ UNION ALL SELECT 1 FROM t WHERE TRUE /* conditions of page */;
+
 -- name: page.owner
 -- Of one owner.
 AND owner = :owner
@@ -66,6 +70,15 @@ def test_conditions_that_are_asked_for_are_put_in_their_place(
 
     assert f"id > $1 {joined} AND again > $1" in bound[0]
     assert bound[1] == arguments
+
+
+def test_conditions_of_another_statement_can_stand_in_several_places() -> None:
+    bound = Statements(TEXT, marker="$").bind("page_both", VALUES, ["owner"])
+
+    assert bound == (
+        "SELECT 1 FROM s WHERE TRUE AND owner = $1 UNION ALL SELECT 1 FROM t WHERE TRUE AND owner = $1;",
+        ["me"],
+    )
 
 
 def test_columns_are_in_the_order_in_which_rows_are_read() -> None:

@@ -45,6 +45,7 @@ async def store(place: Any) -> Any:
     [carrier] = await take(store, limit=1)
     rows = [run(f"{number:05}", schedule_id="busy", recorded_at=at(number), task_id=None) for number in range(_ROWS)]
     rows += [run(f"x{number}", schedule_id="calm", recorded_at=at(number * 9), status="failed") for number in range(9)]
+    rows += [run(f"y{number}", schedule_id="calm", recorded_at=at(2000 + number), status="unknown") for number in range(2)]
     await store.settle([outcome(carrier, next_run_at=at(-19), runs=tuple(rows))])
     with place.direct() as database:
         database.command("profile", 2)
@@ -134,11 +135,13 @@ CALLS: dict[str, Callable[[MongoStore], Awaitable[int]]] = {
     "page-due-paused": _page(ScheduleQuery(due_before=NOW, paused=True), 1),
     "runs": _runs(RunQuery(), 25),
     "runs-after": _runs(RunQuery(), 25, run("01500", recorded_at=at(1500))),
-    "runs-of-one": _runs(RunQuery(schedule_id="calm"), 9),
+    "runs-of-one": _runs(RunQuery(schedule_id="calm"), 11),
     "runs-of-one-after": _runs(RunQuery(schedule_id="busy"), 25, run("01500", recorded_at=at(1500))),
     "runs-of-nobody": _runs(RunQuery(schedule_id="nobody"), 0),
     "runs-failed": _runs(RunQuery(status="failed"), 9),
     "runs-failed-after": _runs(RunQuery(status="failed"), 4, run("x4", recorded_at=at(36))),
+    "runs-sent": _runs(RunQuery(status="sent"), 25),
+    "runs-unknown": _runs(RunQuery(status="unknown"), 2),
     "runs-between": _runs(RunQuery(since=at(1500), until=at(1510)), 10),
     "prune": _prune,
 }

@@ -153,9 +153,10 @@ async def test_twenty_open_empty_data_at_once_and_again(place: Any) -> None:
         "quarantined",
         "task_name",
         "_id_",
+        "failed_or_missed",
         "newest",
         "schedule_id",
-        "status",
+        "unknown",
     ]
     assert versions == [{"_id": "schema", "version": 1}]
     for store in stores:

@@ -24,6 +24,7 @@ _IN_FLIGHT = 300
 _IDS = {"ids": ["000007", "012345"]}
 _LEASE = {"now": NOW, "horizon": NOW, "claimant": "me", "lease_until": NOW + LEASE, "token": "t", "limit": 50}
 _PAGE = {"after": "010000", "task_name": "tasks:7", "owner": "team-7", "due_before": at(-1, ms=7), "limit": 20}
+_NOTHING_DUE = {**_PAGE, "due_before": at(-2)}
 _RUNS = {
     "schedule_id": "000007",
     "status": "failed",
@@ -45,6 +46,10 @@ _STATEMENTS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("page", _PAGE, ("after", "task_name")),
     ("page", _PAGE, ("after", "owner")),
     ("page", _PAGE, ("due_before",)),
+    ("page", _NOTHING_DUE, ("due_before",)),
+    ("page", _NOTHING_DUE, ("due_before", "not_paused")),
+    ("page", _NOTHING_DUE, ("due_before", "paused")),
+    ("page", _NOTHING_DUE, ("after", "due_before", "not_paused", "not_quarantined")),
     ("page", _PAGE, ("after", "paused")),
     ("page", _PAGE, ("after", "quarantined")),
     ("page", _PAGE, ("after", "not_paused", "not_quarantined")),

@@ -1,6 +1,7 @@
 """Collections and indexes, and the version of their arrangement.
 
-Nothing that a claim writes is in an index. The index ``outbox`` has only schedules whose history is on its way.
+Nothing that a claim writes is in an index. The index ``outbox`` has only schedules whose history is on its way. What was sent is
+nearly all of history, and no index has it by its status.
 """
 
 from __future__ import annotations

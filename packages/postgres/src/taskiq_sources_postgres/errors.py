@@ -39,9 +39,8 @@ def is_undone(error: BaseException) -> bool:
     The server has rolled it back because of others' writes; or it had ended the connection, and the driver noticed when it was
     about to send a statement.
     """
-    if isinstance(error, asyncpg.InternalClientError):
-        return "cannot switch to state" in str(error)
-    return isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError))
+    was_ended = isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in str(error)
+    return was_ended or isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError))
 
 
 def is_lost_connection(error: BaseException) -> bool:

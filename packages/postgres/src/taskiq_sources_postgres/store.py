@@ -122,6 +122,7 @@ class PostgresStore(SQLStore[Database]):
     def bind(self, operation: str, values: dict[str, Any], conditions: Sequence[str] = ()) -> tuple[str, list[Any]]:
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
         ours = ("planned_as_we_say",) if operation == "settle" and self._plans_as_we_say else ()
+        operation = "page_due" if "due_before" in conditions else operation
         literals = {name: _array_literal(value) for name, value in values.items() if name in _LITERALS and type(value) is list}
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, (*conditions, *ours))
 

@@ -16,7 +16,7 @@ from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
 
 _BLOCK = re.compile(r"^-- name: (\S+)\n-- .*\n(?:-- .*\n)*", re.MULTILINE)  # a name, and its purpose in one line or more
 _PARAMETER = re.compile(r"(?<!:):([a-z_]+)\b")  # and not ::text
-_CONDITIONS = "/* conditions */"
+_CONDITIONS = re.compile(r"/\* conditions(?: of (\w+))? \*/")
 _CLAIMED = {"attempt": "attempt + 1", "claimant": ":claimant", "lease_until": ":lease_until"}
 _INCLUDED: Final = {
     "{columns}": ", ".join(SCHEDULE_COLUMNS),
@@ -31,7 +31,7 @@ class Statements:
     Each is a block that begins with a line ``-- name: <name>`` and a line ``-- <purpose>``. In a block, ``:name`` is a parameter,
     ``{columns}`` and ``{run_columns}`` are the columns of `StoredSchedule` and `Run` in the order that rows are read in,
     ``{claimed_columns}`` those of a schedule as the claim that is being made leaves it, and ``/* conditions */`` is the place for
-    those of the blocks ``<name>.<condition>`` that a call asks for.
+    those of the blocks ``<name>.<condition>`` that a call asks for; ``/* conditions of <other> */`` is for those of another name.
 
     Args:
         text: The blocks. What stands before the first one is a comment.
@@ -71,7 +71,10 @@ class Statements:
         return sql, [values[parameter] for parameter in parameters]
 
     def _joined(self, name: str, conditions: Collection[str]) -> str:
-        return self._blocks[name].replace(_CONDITIONS, "\n".join(self._blocks[f"{name}.{condition}"] for condition in conditions))
+        def blocks(place: re.Match[str]) -> str:
+            return "\n".join(self._blocks[f"{place[1] or name}.{condition}"] for condition in conditions)
+
+        return _CONDITIONS.sub(blocks, self._blocks[name])
 
     def _number(self, sql: str) -> tuple[str, tuple[str, ...]]:
         for placeholder, columns in _INCLUDED.items():

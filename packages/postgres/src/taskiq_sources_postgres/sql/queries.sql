@@ -81,11 +81,22 @@ AND quarantined
 AND NOT quarantined
 
 -- name: page.due_before
--- Pending earlier than this; the two parts are those of the two indexes over next_run_at, and together all schedules.
-AND (
-    (NOT paused AND NOT quarantined AND next_run_at < :due_before)
-    OR ((paused OR quarantined) AND next_run_at < :due_before)
+-- Pending earlier than this.
+AND next_run_at < :due_before
+
+-- name: page_due
+-- The same page, where there is such a condition: its parts are those of the two indexes over next_run_at, and together all
+-- schedules. Each is planned by itself: whether few are due, or so many that the order of ids leads to them sooner.
+(
+    SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE NOT paused AND NOT quarantined /* conditions of page */
+    ORDER BY id LIMIT :limit
 )
+UNION ALL
+(
+    SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE (paused OR quarantined) /* conditions of page */
+    ORDER BY id LIMIT :limit
+)
+ORDER BY id LIMIT :limit;
 
 -- name: delete
 -- Delete the schedules of these ids.
