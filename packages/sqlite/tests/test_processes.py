@@ -127,3 +127,28 @@ async def test_a_process_killed_in_a_transaction_leaves_leases_that_end_and_no_l
     assert len(await listed(store)) == 10
     assert await take(store, now=at(29)) == []
     assert len(await take(store, now=at(30))) == 10
+
+
+def test_schedules_are_listed_and_paused_from_a_shell(tmp_path: Path) -> None:
+    """The command is installed, and what it writes is there for the next process."""
+    (tmp_path / "shop.py").write_text(
+        "import asyncio\n"
+        "from taskiq import InMemoryBroker, TaskiqScheduler\n"
+        "from taskiq_sources_sqlite import SQLiteScheduleSource\n"
+        "source = SQLiteScheduleSource('sqlite:///shop.db')\n"
+        "scheduler = TaskiqScheduler(broker := InMemoryBroker(), [source])\n"
+        "@broker.task\n"
+        "async def report() -> None: ...\n"
+        "if __name__ == '__main__':\n"
+        "    asyncio.run(report.kicker().with_schedule_id('nightly').schedule_by_cron(source, '0 3 * * *'))\n"
+    )
+
+    def said(*arguments: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+
+    said("shop.py")
+
+    assert "nightly" in said("-m", "taskiq", "schedules", "list", "shop:scheduler")
+    assert said("-m", "taskiq", "schedules", "pause", "sqlite:///shop.db", "nightly") == "nightly: paused\n"
+    assert "nightly" in said("-m", "taskiq", "schedules", "list", "shop:scheduler", "--paused")
