@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -187,6 +188,88 @@ def test_event_loops_may_run_it_one_after_the_other() -> None:
 
     for use in (live, live, start, live):  # the third is ended by the end of its loop
         asyncio.run(use())
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_it_is_started_again_after_a_loop_that_was_closed_over_it() -> None:
+    """Its tasks there are never done, and nobody can wait for them."""
+    source = InMemoryScheduleSource()
+    broker = InMemoryBroker()
+    sent = asyncio.Event()
+
+    @broker.task("job")
+    async def job() -> None:
+        sent.set()
+
+    scheduler = DurableScheduler(broker, [source, ForeignSource([])])
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(scheduler.start())
+    loop.close()
+
+    async def again() -> None:
+        assert not scheduler.health().running
+        await scheduler.start()
+        assert scheduler.health().running
+        await source.add_schedule(_task(time=START - timedelta(days=3650)))
+        await sent.wait()
+        await scheduler.stop()
+
+    asyncio.run(asyncio.wait_for(again(), 10))
+    gc.collect()  # Python complains of the tasks of that loop, here and not in the next test
+
+
+def test_it_is_stopped_in_a_later_loop_than_it_was_started_in(broker: Broker) -> None:
+    scheduler = DurableScheduler(broker, [InMemoryScheduleSource(), ForeignSource([])])
+    asyncio.run(scheduler.start())
+
+    asyncio.run(scheduler.stop())
+
+    assert broker.stops == 1
+
+
+async def test_a_task_that_began_in_a_handler_stops_it_like_any_other(broker: Broker) -> None:
+    """Handlers must not wait for what they are part of; what outlives them is part of nothing. (See `_is_at_it`.)"""
+    told = asyncio.Event()
+    scheduler = DurableScheduler(broker, [_source()])
+    supervisors: list[asyncio.Future[None]] = []
+
+    async def restart() -> None:
+        await told.wait()
+        await scheduler.stop()
+        await scheduler.start()
+
+    def begin(_state: TaskiqState) -> None:
+        if not supervisors:
+            supervisors.append(asyncio.ensure_future(restart()))
+
+    broker.add_event_handler(TaskiqEvents.CLIENT_STARTUP, begin)
+    await scheduler.start()
+
+    stopping = asyncio.ensure_future(scheduler.stop())
+    await asyncio.sleep(0)
+    told.set()
+    await asyncio.gather(stopping, *supervisors)
+
+    assert scheduler.health().running
+    await scheduler.stop()
+
+
+async def test_a_start_that_fails_leaves_nothing_open(broker: Broker) -> None:
+    """Handlers that were called at the start are followed by those of the end, as taskiq does it."""
+    closed: list[str] = []
+
+    def fail(_state: TaskiqState) -> None:
+        raise OSError("no")
+
+    broker.add_event_handler(TaskiqEvents.CLIENT_STARTUP, fail)
+    broker.add_event_handler(TaskiqEvents.CLIENT_SHUTDOWN, lambda _state: closed.append("closed"))
+    scheduler = DurableScheduler(broker, [_source()])
+
+    with pytest.raises(OSError, match="no"):
+        await scheduler.start()
+
+    assert (closed, broker.stops) == (["closed"], 1)
+    assert not scheduler.health().running
 
 
 # -- health ------------------------------------------------------------------------------------------------------------------

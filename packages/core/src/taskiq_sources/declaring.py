@@ -1,23 +1,35 @@
-"""What is to be stored of the schedules that an application declares, at each of its starts: not what is over. Writes nothing."""
+"""What is to be stored of the schedules that an application declares, at each of its starts: not what is over.
+
+A one-off that is due may be sent at any moment, and is deleted then. Who looked at the history before that, and writes after it,
+would make it anew, and it would be sent again. So what is written is held back at first, and brought forward if the history has
+nothing of it after the write either. Who dies in between leaves it to be sent a minute late.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskiq_sources import definitions
+from taskiq_sources import codec, definitions
 from taskiq_sources.backends import together
+from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.definitions import BEGINNING, Defaults
-from taskiq_sources.models import RunQuery, StoredSchedule
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
+from taskiq_sources.models import RunQuery, ScheduleChanges, StoredSchedule
 from taskiq_sources.reading import every_run
 from taskiq_sources.store import ScheduleStore
 
 _EARLY: Final = timedelta(minutes=1)  # longer before its time is nothing sent
 _LOOK_UPS = 20  # at the same time
+_HELD_BACK: Final = timedelta(minutes=1)  # many times as long as it takes to look at the history of a batch
+
+_BATCH = 1_000
+_BATCH_OF_ONCE = 200
+_BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
 
 #: An id as taskiq makes them up (``uuid4().hex``): a new one for each schedule, so that there is nothing to look up.
 _MADE_UP: Final = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
@@ -29,7 +41,7 @@ class Declared:
 
     Attributes:
         rows: What is to be stored, by id.
-        once: Those of `rows` that were over if their one occurrence had been sent.
+        once: Those of `rows` that are over as soon as their one occurrence has been sent, which may be at any moment.
         over: The ids of what is not to be stored.
         existing: Those of `over` that are stored all the same: their last occurrence is pending, or they were rescheduled.
     """
@@ -53,7 +65,7 @@ async def declare(given: Mapping[str, Definition], store: ScheduleStore, default
         if schedule_id not in ended
     }
     once = {schedule_id: given[schedule_id] for schedule_id in rows if _may_be_done(given[schedule_id], now)}
-    done = await done_of(once, store)
+    done = await _done_of(once, store)
     stored = await store.get(ended | done) if ended or done else {}
     for schedule_id in ended & stored.keys():
         if stored[schedule_id].timing != definitions.timing_of(given[schedule_id]):
@@ -65,7 +77,92 @@ async def declare(given: Mapping[str, Definition], store: ScheduleStore, default
     return Declared(kept, still_once, frozenset(over), frozenset(over & stored.keys()))
 
 
-async def done_of(once: Mapping[str, Definition], store: ScheduleStore) -> frozenset[str]:
+async def write(declared: Declared, store: ScheduleStore, clock: Clock, *, replace: bool) -> frozenset[str]:
+    """Store what is declared, and return the ids that existed.
+
+    Args:
+        declared: What is declared.
+        store: Where.
+        clock: What decides what is due.
+        replace: Whether what exists is overwritten.
+    """
+    existing = set(declared.existing)
+    for batch in _batches((row for name, row in declared.rows.items() if name not in declared.once), _BATCH):
+        existing |= await store.put(batch, replace=replace)
+    for batch in _batches((declared.rows[name] for name in declared.once), _BATCH_OF_ONCE):
+        existing |= await _write_once(batch, declared.once, store, clock, replace=replace)
+    return frozenset(existing)
+
+
+async def _write_once(
+    rows: Collection[StoredSchedule], once: Mapping[str, Definition], store: ScheduleStore, clock: Clock, *, replace: bool
+) -> frozenset[str]:
+    now = await clock.now()
+    held_back = {row.id: _held_back(row, now) for row in rows}
+    existing = await store.put(list(held_back.values()), replace=False)
+    created, moved = held_back.keys() - existing, set[str]()
+    if replace and existing:
+        stored = await store.get(existing)
+        # What has gone since then is over, or was deleted. What is as it should be is left as it is.
+        changed = [held_back[name] for name, one in stored.items() if not _is_as_declared(one, held_back[name])]
+        overwritten = await store.put(changed)
+        created |= {row.id for row in changed} - overwritten
+        moved = {row.id for row in changed if row.id in overwritten and row.timing != stored[row.id].timing}
+    done = await _done_of({name: once[name] for name in created}, store)
+    due = [row for row in rows if row.id in (created | moved) - done]
+    await together((_bring_forward(row, held_back[row.id], store, now) for row in due), at_once=_LOOK_UPS)
+    if done:  # but for what somebody has stored under that id since
+        found = await store.get(done)
+        await store.delete([name for name, one in found.items() if _is_alike(one, held_back[name])])
+    return existing
+
+
+def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:
+    return row if row.next_run_at is None else replace(row, next_run_at=max(row.next_run_at, now + _HELD_BACK))
+
+
+async def _bring_forward(row: StoredSchedule, held_back: StoredSchedule, store: ScheduleStore, now: datetime) -> None:
+    """Let what was held back run when it is due, unless somebody else has said when in the meantime."""
+    revision = 1
+    while held_back.next_run_at != row.next_run_at:
+        try:
+            changes = ScheduleChanges(updated_at=now, next_run_at=row.next_run_at)
+            await store.update(row.id, changes, expected_revision=revision)
+        except ScheduleNotFoundError:
+            return
+        except RevisionConflictError:
+            stored = (await store.get([row.id])).get(row.id)
+            if stored is None or not _is_alike(stored, held_back):
+                return
+            revision = stored.revision
+        else:
+            return
+
+
+def _is_alike(stored: StoredSchedule, held_back: StoredSchedule) -> bool:
+    return (stored.timing, stored.next_run_at) == (held_back.timing, held_back.next_run_at)
+
+
+def _is_as_declared(stored: StoredSchedule, row: StoredSchedule) -> bool:
+    fields = ("task_name", "document", "timing", "owner")
+    return not stored.quarantined and all(getattr(stored, field) == getattr(row, field) for field in fields)
+
+
+def _batches(rows: Iterable[StoredSchedule], longest: int) -> Iterable[list[StoredSchedule]]:
+    """Cut rows into batches that are small enough for one statement of any backend, in number and in bytes."""
+    batch: list[StoredSchedule] = []
+    size = 0
+    for row in rows:
+        if batch and (len(batch) == longest or size + len(row.document) > _BATCH_CHARACTERS):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row.document)
+    if batch:
+        yield batch
+
+
+async def _done_of(once: Mapping[str, Definition], store: ScheduleStore) -> frozenset[str]:
     """Return which of these schedules' only occurrences have been sent or given up for good, by the history."""
     answers = await together((_is_done(definition, store) for definition in once.values()), at_once=_LOOK_UPS)
     return frozenset(name for name, is_done in zip(once, answers, strict=True) if is_done)

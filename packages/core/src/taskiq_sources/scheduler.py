@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,8 @@ _LIVENESS_INTERVAL = 1.0  # seconds
 _RESTART_PAUSE = 1.0  # seconds, after a dispatcher fell over
 _FOREIGN_PAUSE = 10.0  # seconds, after taskiq's loop fell over a source that is not ours: it will again
 
-#: Schedulers that are started or stopped in this context.
-_CHANGED: ContextVar[frozenset[int]] = ContextVar("taskiq_sources_changed", default=frozenset())
+#: Starts and stops that this context is part of.
+_CHANGES: ContextVar[frozenset[object]] = ContextVar("taskiq_sources_changes", default=frozenset())
 
 #: Schedulers whose stock loop runs in this context; it is shown our sources without schedules.
 _LOOPS: ContextVar[frozenset[int]] = ContextVar("taskiq_sources_stock_loops", default=frozenset())
@@ -103,6 +103,7 @@ class DurableMixin(TaskiqScheduler):
         self._engine: asyncio.Task[None] | None = None
         self._foreign: asyncio.Task[None] | None = None
         self._changing = LoopLock()  # held while `start` or `stop` is at work
+        self._change = object()  # the last time that it was
         self._stopped: asyncio.Event
         self._signals: list[signal.Signals] = []
 
@@ -149,11 +150,11 @@ class DurableMixin(TaskiqScheduler):
         async with self._changing.here():
             if self._runs:
                 return
-            changed = _CHANGED.set(_CHANGED.get() | {id(self)})
+            changed = self._begin_change()
             try:
                 await self._start_parts()
             finally:
-                _CHANGED.reset(changed)
+                _CHANGES.reset(changed)
             self._start_engine()
             if len(self._ours) < len(self._sources):
                 self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
@@ -163,6 +164,7 @@ class DurableMixin(TaskiqScheduler):
             for source in self._sources:
                 await source.startup()
                 started.push_async_callback(_quietly, source.shutdown)  # the first error is the one to be told
+            started.push_async_callback(_quietly, super().shutdown)
             await super().startup()
             started.pop_all()
 
@@ -176,10 +178,10 @@ class DurableMixin(TaskiqScheduler):
             await to_the_end(self._stop())
 
     async def _stop(self) -> None:
-        _CHANGED.set(_CHANGED.get() | {id(self)})
         async with self._changing.here():
             if self._engine is None:
                 return
+            self._begin_change()
             foreign, self._foreign = self._foreign, None
             async with contextlib.AsyncExitStack() as stopping:  # from the last to the first
                 for source in reversed(self._sources):
@@ -188,9 +190,13 @@ class DurableMixin(TaskiqScheduler):
                 if foreign is not None:
                     stopping.push_async_callback(end, [foreign])
 
+    def _begin_change(self) -> Token[frozenset[object]]:
+        self._change = object()
+        return _CHANGES.set(_CHANGES.get() | {self._change})
+
     def _is_at_it(self) -> bool:
         """Whether it is started or stopped by who asks: by a handler of the broker's, say, which must not wait for itself."""
-        return id(self) in _CHANGED.get() and self._changing.here().locked()
+        return self._change in _CHANGES.get() and self._changing.here().locked()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -217,7 +223,8 @@ class DurableMixin(TaskiqScheduler):
 
     @property
     def _runs(self) -> bool:
-        return self._engine is not None and not self._engine.done()
+        # A task of an event loop that was closed over it is never done.
+        return self._engine is not None and not self._engine.done() and not self._engine.get_loop().is_closed()
 
     def _start_engine(self) -> None:
         if not self._runs:
@@ -228,7 +235,7 @@ class DurableMixin(TaskiqScheduler):
 
     async def _stop_engine(self) -> None:
         engine, self._engine = self._engine, None
-        if engine is None:
+        if engine is None or engine.get_loop().is_closed():
             return
         self._stopped.set()
         for dispatcher in self._dispatchers:

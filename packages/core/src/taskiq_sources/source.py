@@ -20,14 +20,14 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
 
-from taskiq_sources import codec, definitions, edits, occurrences
+from taskiq_sources import definitions, edits, occurrences
 from taskiq_sources.backends import check_durations
 from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.created import CreatedSchedule
-from taskiq_sources.declaring import declare, done_of
+from taskiq_sources.declaring import declare, write
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.dispatched import DispatchedTask
 from taskiq_sources.errors import (
@@ -51,8 +51,6 @@ _ReturnType = TypeVar("_ReturnType")
 __all__ = ["ScheduleInfo", "ScheduleSource", "SourceOptions"]
 
 _EDIT_ATTEMPTS = 10
-_BATCH = 1_000
-_BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
 
 
 class ScheduleSource(SourceReader):
@@ -254,16 +252,10 @@ class ScheduleSource(SourceReader):
         declared = await declare(defined, self.store, self._defaults, await self.clock.now())
         if declared.over:
             logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(declared.over))))
-        existing: set[str] = set(declared.existing)
-        for batch in _batches(list(declared.rows.values())):
-            existing |= await self.store.put(batch, replace=on_conflict == "replace")
-        # What others have sent between the look at the history and the write is over, too.
-        done = await done_of({name: once for name, once in declared.once.items() if name not in existing}, self.store)
-        if done:
-            await self.store.delete(done)
+        existing = await write(declared, self.store, self.clock, replace=on_conflict == "replace")
         if existing and on_conflict == "error":
             raise ScheduleExistsError(existing)
-        return frozenset(existing)
+        return existing
 
     async def delete_schedules(self, schedule_ids: Collection[str]) -> frozenset[str]:
         """Delete schedules; their history stays. Returns the ids that existed."""
@@ -364,17 +356,3 @@ class ScheduleSource(SourceReader):
             except RevisionConflictError:
                 if attempts == _EDIT_ATTEMPTS:
                     raise
-
-
-def _batches(rows: list[StoredSchedule]) -> Iterable[list[StoredSchedule]]:
-    """Cut rows into batches that are small enough for one statement of any backend, in number and in bytes."""
-    batch: list[StoredSchedule] = []
-    size = 0
-    for row in rows:
-        if batch and (len(batch) == _BATCH or size + len(row.document) > _BATCH_CHARACTERS):
-            yield batch
-            batch, size = [], 0
-        batch.append(row)
-        size += len(row.document)
-    if batch:
-        yield batch

@@ -22,8 +22,8 @@ async def event_or_timeout(event: asyncio.Event, seconds: float) -> None:
 
 
 async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and wait until they have ended, however they do."""
-    ending = list(tasks)
+    """Cancel tasks and wait until they have ended, however they do. Those of an event loop that was closed have ended with it."""
+    ending = [task for task in tasks if not task.get_loop().is_closed()]
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)

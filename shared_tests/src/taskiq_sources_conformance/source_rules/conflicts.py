@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -140,23 +141,92 @@ class ConflictRules:
 
         assert await ids(source) == []
 
-    async def test_what_is_sent_while_it_is_declared_is_over(self, source: ScheduleSource, monkeypatch: Any) -> None:
-        """Also if that is between the look at the history and the write. (Look at what follows `put`.)"""
+    @pytest.mark.parametrize("args", [[], [1]], ids=["as-it-was", "changed"])
+    @pytest.mark.parametrize("moment", ["before-it-is-written", "when-it-is-written"])
+    async def test_what_is_sent_while_it_is_declared_is_over(
+        self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any, moment: str, args: list[Any]
+    ) -> None:
+        """Whenever that is, and whatever other schedulers do meanwhile. (Look at what is written before the last look.)"""
         await add(source, time=NOW)
-        runs, looks = source.store.runs, 0
+        put, written = source.store.put, 0
+        sent: list[Any] = []
 
         async def sent_meanwhile(*args: Any, **options: Any) -> Any:
+            nonlocal written
+            written += 1
+            if moment == "before-it-is-written" or written > 1:
+                sent.extend(await send_due(source))
+            existing = await put(*args, **options)
+            sent.extend(await send_due(source))
+            return existing
+
+        monkeypatch.setattr(source.store, "put", sent_meanwhile)
+        await source.add_schedule(scheduled(time=NOW, args=args))
+        clock.advance(HOUR)
+        sent += await send_due(source)
+
+        assert nominal(sent) == [NOW]
+
+    async def test_what_takes_the_id_while_it_is_declared_stays(self, source: ScheduleSource, monkeypatch: Any) -> None:
+        """As of a task that schedules itself again under its own id. (Look at what is deleted after the last look.)"""
+        await add(source, time=NOW)
+        put, runs, looks = source.store.put, source.store.runs, 0
+
+        async def sent_before(*args: Any, **options: Any) -> Any:
+            await send_due(source)
+            return await put(*args, **options)
+
+        async def taken_after(*args: Any, **options: Any) -> Any:
             nonlocal looks
             looks += 1
             found = await runs(*args, **options)
-            if looks == 1:
-                await send_due(source)
+            if looks == 2:  # the last one
+                monkeypatch.undo()
+                await source.add_schedule(scheduled(time=NOW + HOUR))
             return found
 
-        monkeypatch.setattr(source.store, "runs", sent_meanwhile)
+        monkeypatch.setattr(source.store, "put", sent_before)
+        monkeypatch.setattr(source.store, "runs", taken_after)
         await source.add_schedule(scheduled(time=NOW))
 
+        assert (await state(source)).scheduled_for == NOW + HOUR
+
+    async def test_a_process_that_dies_while_it_declares_a_one_off_delays_it(
+        self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any
+    ) -> None:
+        """It is sent within a minute or so though nobody comes back to it. (Look at what is written first.)"""
+        store = source.store
+
+        async def dies(*_args: Any, **_options: Any) -> Any:
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(store, "update", dies)
+        with pytest.raises(asyncio.CancelledError):
+            await source.add_schedule(scheduled(time=NOW))
+        monkeypatch.undo()
         assert await send_due(source) == []
+
+        clock.advance(MINUTE)
+
+        assert nominal(await send_due(source)) == [NOW]
+
+    async def test_who_edits_a_one_off_while_it_is_declared_delays_nothing(
+        self, source: ScheduleSource, monkeypatch: Any
+    ) -> None:
+        """What is neither another time nor a deletion leaves it due. (Look at what is done when the revision has moved.)"""
+        update = source.store.update
+
+        async def paused_before(*args: Any, **options: Any) -> Any:
+            monkeypatch.undo()
+            await source.pause("a")
+            return await update(*args, **options)
+
+        monkeypatch.setattr(source.store, "update", paused_before)
+        await source.add_schedule(scheduled(time=NOW))
+        assert (await state(source)).paused
+        await source.resume("a")
+
+        assert nominal(await send_due(source)) == [NOW]
 
     async def test_a_one_off_that_failed_is_stored_again(self, source: ScheduleSource) -> None:
         """Only what was sent or given up for good is over. (Look at the statuses that count.)"""
