@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
-from taskiq_sources.tasking import end, event_or_timeout
+from taskiq_sources.tasking import end, event_or_timeout, sparsely
+from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
 
@@ -45,3 +47,30 @@ async def test_it_waits_no_longer_than_it_is_told() -> None:
     await event_or_timeout(event, 0.001)
 
     assert not event.is_set()
+
+
+def test_two_changes_come_at_once_and_others_one_by_one() -> None:
+    async def all_the_time() -> AsyncIterator[None]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield
+
+    async def times() -> list[float]:
+        loop = asyncio.get_running_loop()
+        begin, came = loop.time(), []
+        changes = sparsely(all_the_time(), 0.01)
+        async for _ in changes:
+            came.append(round(loop.time() - begin, 3))
+            if len(came) == 200:
+                await changes.aclose()
+        return came
+
+    loop = VirtualEventLoop()
+    try:
+        first, second, *others = loop.run_until_complete(times())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        loop.close()
+
+    assert (first, second) == (0.001, 0.002)
+    assert 1.9 <= others[-1] <= 2.3

@@ -112,6 +112,15 @@ async def test_no_look_up_reads_a_whole_table(
     assert max(_touched(plan)) <= 4 * _IN_FLIGHT
 
 
+@pytest.mark.parametrize("conditions", [(), ("after",), ("after", "not_paused", "not_quarantined")], ids="-".join)
+async def test_a_page_of_very_many_that_are_due_is_found_by_its_ids(store: PostgresStore, conditions: tuple[str, ...]) -> None:
+    """Behind a look at what is due that has a bound. (Look at `page_due`.)"""
+    plan = await _explain(store, "force_custom_plan", "page", {**_PAGE, "due_before": at(3_600)}, ("due_before", *conditions))
+
+    assert _scans(plan) == []
+    assert max(_touched(plan)) <= 5_100
+
+
 async def test_listings_are_planned_for_their_values_however_often_they_are_asked_for(store: PostgresStore) -> None:
     """A rare name is found through its index after many that are usual: no statement is kept whose plan forgets the values."""
     for _ in range(10):
@@ -258,6 +267,8 @@ async def test_pages_and_runs_of_a_full_store_are_right(store: PostgresStore) ->
     assert [one.id for one in found] == [f"{number:06}" for number in range(7, _STORED, 100)]
     due = await store.page(ScheduleQuery(due_before=at(-1, ms=1), paused=False), limit=_STORED)
     assert {one.next_run_at for one in due} == {at(-1)}
+    every = await store.page(ScheduleQuery(), limit=_STORED)
+    assert await store.page(ScheduleQuery(due_before=at(3_600)), after=every[99].id, limit=20) == every[100:120]
     assert len(await store.runs(RunQuery(status="failed"), limit=_STORED)) == _STORED // 100
 
 

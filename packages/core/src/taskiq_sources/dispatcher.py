@@ -36,7 +36,7 @@ from taskiq_sources.pace import Pace
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources.tasking import end, event_or_timeout
+from taskiq_sources.tasking import end, event_or_timeout, sparsely
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -359,10 +359,10 @@ class Dispatcher:
         pause = _FIRST_PAUSE
         while True:
             try:
-                async for _ in self._store.watch():
+                # Each settle of each scheduler would have all others look. What is declared comes as two changes, at once.
+                async for _ in sparsely(self._store.watch(), _GATHERING):
                     pause = _FIRST_PAUSE
                     self._wake.set()
-                    await asyncio.sleep(_GATHERING)  # or each settle of each scheduler would have all others look
             except (SourceConnectionError, SourceClosedError) as error:
                 logger.debug("%s: watching for changes broke off: %s", self._name, error)
             except Exception:  # polling goes on without it, and so does what is being sent

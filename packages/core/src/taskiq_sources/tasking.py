@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
 
@@ -27,6 +27,16 @@ async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)
+
+
+async def sparsely(changes: AsyncIterable[None], every: float) -> AsyncIterator[None]:
+    """Yield what comes, but after two that came soon after one another no more than one each `every` seconds."""
+    loop, last = asyncio.get_running_loop(), -2 * every
+    async for change in changes:
+        yield change
+        is_soon, last = loop.time() - last < 2 * every, loop.time()
+        if is_soon:
+            await asyncio.sleep(every)
 
 
 class LoopLock:

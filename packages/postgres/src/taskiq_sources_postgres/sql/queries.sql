@@ -81,19 +81,35 @@ AND quarantined
 AND NOT quarantined
 
 -- name: page.due_before
--- Pending earlier than this.
-AND next_run_at < :due_before
+-- Pending earlier than this. A sum, which no index knows: "page_due" has looked there, and goes by ids.
+AND next_run_at + 0 < :due_before
 
 -- name: page_due
--- The same page, where there is such a condition: its parts are those of the two indexes over next_run_at, and together all
--- schedules. Each is planned by itself: whether few are due, or so many that the order of ids leads to them sooner.
+-- The same page, where there is such a condition. Whether few are due or many, statistics know too late: so what is due is looked at
+-- first, up to a bound, through the two indexes over next_run_at. If that is all, the page is of that; else the order of ids leads
+-- to it soon enough. One of the two parts is not begun.
+WITH due AS MATERIALIZED (
+    (
+        SELECT id FROM "{schema}"."{prefix}schedules" WHERE NOT paused AND NOT quarantined AND next_run_at < :due_before
+        ORDER BY next_run_at LIMIT 5000
+    )
+    UNION ALL
+    (
+        SELECT id FROM "{schema}"."{prefix}schedules" WHERE (paused OR quarantined) AND next_run_at < :due_before
+        ORDER BY next_run_at LIMIT 5000
+    )
+), bound AS MATERIALIZED (
+    SELECT count(*) >= 5000 AS reached FROM due
+)
 (
-    SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE NOT paused AND NOT quarantined /* conditions of page */
+    SELECT {columns} FROM "{schema}"."{prefix}schedules"
+    WHERE NOT (SELECT reached FROM bound) AND id = ANY (ARRAY(SELECT id FROM due)) /* conditions of page */
     ORDER BY id LIMIT :limit
 )
 UNION ALL
 (
-    SELECT {columns} FROM "{schema}"."{prefix}schedules" WHERE (paused OR quarantined) /* conditions of page */
+    SELECT {columns} FROM "{schema}"."{prefix}schedules"
+    WHERE (SELECT reached FROM bound) /* conditions of page */
     ORDER BY id LIMIT :limit
 )
 ORDER BY id LIMIT :limit;
