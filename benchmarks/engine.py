@@ -96,7 +96,7 @@ async def stream(backend: str, directory: Path) -> str:
 async def pick_up(backend: str, directory: Path, number: int = 200) -> str:
     """From adding a schedule that is due at once, in another process than the scheduler's, to its send.
 
-    With an id as taskiq makes them; with one of its own, an application waits for three calls more before it is due: see ADR 0013.
+    With an id as taskiq makes them; with one of its own, an application waits for three calls more: see ADR 0013.
     """
     place = new_place(backend, directory)
     source = place.make()

@@ -90,6 +90,14 @@ class TestA(Rules):
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
+def test_a_rule_that_fails_says_what_it_is_however_short_the_traceback(run: RunPytest) -> None:
+    rule = "    def test_wrong(self):\n        '''One is two. (Look at both.)'''\n        assert 1 == 2"
+
+    result = run(f"class TestA(Rules):\n{rule}", "--tb=short")
+
+    assert "One is two. (Look at both.)" in result.outlines
+
+
 def test_a_backend_that_cannot_be_had_is_not_run(run: RunPytest) -> None:
     result = run(
         """

@@ -6,6 +6,8 @@ rules it keeps, is not known here.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import pytest
@@ -55,6 +57,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     reason = override_reason(getattr(item, "function", None))
     if reason is not None:
         item.user_properties.append((OVERRIDE, f"{getattr(item, 'originalname', item.name)}: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with each rule that fails what it says and where to look, however short the traceback is to be."""
+    report = yield
+    if report.failed and _backend_of(item) is not None and (rule := getattr(item, "function", None)):
+        report.sections.append(("The rule", inspect.getdoc(rule) or rule.__name__))
+    return report
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,8 +1,9 @@
-"""The store contract: all that a backend author has to read.
+"""The store contract: all that a backend author has to read, with :mod:`taskiq_sources.models`, which says what the data means.
 
 A store keeps schedules and hands out their due occurrences, each to one claimant at a time. It knows nothing of taskiq, of cron
 or of what is inside a document. It owns atomicity, indexes and fencing. The conformance suite (``taskiq-sources-conformance``)
-tests every sentence below; :mod:`taskiq_sources.memory` is the contract as code.
+tests what is below, but for cost and for processes that are killed, which it cannot know of every backend;
+:mod:`taskiq_sources.memory` is the contract as code, but for cost.
 
 **Clean data.** Every datetime passed in or returned is aware, in UTC and in whole milliseconds. Ids are 1 to 255 characters of
 any Unicode text that has a UTF-8 form and no NUL; documents are text of up to about 1 MiB. Callers validate; stores do not.
@@ -20,10 +21,13 @@ in proportion to what they return and to what is due or in flight, times at most
 
 **Errors.** What the driver raises because the server cannot be reached, refuses the login or has gone away is turned into a
 `SourceConnectionError` that names host and database and no credential; a store reconnects by itself on the next call. After an
-error from a writing method, each schedule is either as before or as asked for: never in between.
+error from a writing method, each schedule is either as before or as asked for: never in between. What is called while the store
+is not open raises a `SourceClosedError`.
 
-**Concurrency.** One store object may be used by many asyncio tasks of one event loop at once. Any number of store objects, in any
-number of processes, may use the same data if ``capabilities.shared``. Cancelling a call leaves the store usable.
+**Concurrency.** One store object may be used by many asyncio tasks of one event loop at once, and by one loop after another: see
+`ScheduleStore.open`. Any number of store objects, in any number of processes, may use the same data if ``capabilities.shared``.
+Cancelling a call leaves the store usable, and what was asked for done or not done. No call may block the event loop: leases are
+renewed in it.
 """
 
 from __future__ import annotations
@@ -56,7 +60,8 @@ class ScheduleStore(ABC):
         """Connect, and create or migrate the schema.
 
         Idempotent, and safe when many processes do it at the same moment. Never deletes a schedule. May be called again after
-        `close`.
+        `close`, and, without one, in an event loop that follows one that has ended: what belonged to that loop is to be dropped
+        then (:class:`taskiq_sources.backends.SessionStore` does it).
 
         Raises:
             SourceConnectionError: The server cannot be reached or refuses us; nothing is left open.

@@ -97,6 +97,15 @@ class PutRules:
         assert await read(store) == rich_schedule()
         assert await read(store, "b") == schedule("b")
 
+    async def test_keep_lifts_no_quarantine(self, store: ScheduleStore) -> None:
+        """What is left as it is gets no new chance either. (Look at the conflict clause: quarantined.)"""
+        await store.put([schedule(quarantined=True, last_error="not a task")])
+        before = await read(store)
+        await store.put([schedule()], replace=False)
+
+        assert await read(store) == before
+        assert before.quarantined
+
     async def test_replace_takes_the_new_definition(self, store: ScheduleStore) -> None:
         """Task, document, timing, owner and updated_at are taken from the new one. (Look at the conflict clause's columns.)"""
         new = rich_schedule(timing="other", **NEW)

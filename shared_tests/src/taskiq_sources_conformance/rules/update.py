@@ -10,7 +10,18 @@ import pytest
 from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
 from taskiq_sources.models import ScheduleChanges
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_conformance.build import LEASE, NOW, at, claimable, listed, put_and_take, read, rich_schedule, schedule
+from taskiq_sources_conformance.build import (
+    LEASE,
+    NOW,
+    at,
+    claimable,
+    listed,
+    outcome,
+    put_and_take,
+    read,
+    rich_schedule,
+    schedule,
+)
 
 FIELDS: list[tuple[str, Any]] = [
     ("document", '{"version": 9}'),
@@ -153,3 +164,13 @@ class UpdateRules:
         await store.update("a", ScheduleChanges(updated_at=EDITED, next_run_at=at(-60)))
         assert await store.next_due(NOW) == at(-60)
         assert await claimable(store) == ["a"]
+
+    async def test_a_quarantine_is_lifted_by_an_outcome_that_has_none(self, store: ScheduleStore) -> None:
+        """It is part of what is settled, not of *when*, whoever set it meanwhile. (Look at the assignment list: quarantined.)"""
+        claim = await put_and_take(store)
+        await store.update("a", ScheduleChanges(updated_at=NOW, quarantined=True, last_error="by hand"))
+        assert await store.settle([outcome(claim, next_run_at=at(2))]) == frozenset()
+
+        found = await read(store)
+        assert (found.quarantined, found.last_error) == (False, None)
+        assert await claimable(store, at(2)) == ["a"]
