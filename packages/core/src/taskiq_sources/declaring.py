@@ -19,7 +19,7 @@ from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.definitions import BEGINNING, Defaults
 from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
-from taskiq_sources.models import RunQuery, ScheduleChanges, StoredSchedule
+from taskiq_sources.models import Outcome, RunQuery, ScheduleChanges, StoredSchedule
 from taskiq_sources.reading import every_run
 from taskiq_sources.store import ScheduleStore
 
@@ -27,9 +27,14 @@ _EARLY: Final = timedelta(minutes=1)  # longer before its time is nothing sent
 _LOOK_UPS = 20  # at the same time
 _HELD_BACK: Final = timedelta(minutes=1)  # many times as long as it takes to look at the history of a batch
 
+_WITHDRAWN_IN: Final = timedelta(seconds=5)  # if it is something else that was claimed, it is free again after that
+
 _BATCH = 1_000
 _BATCH_OF_ONCE = 200
 _BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
+
+#: What goes by the timing of a schedule, as in `ScheduleStore.put`.
+_WHEN: Final = ("timing", "scheduled_for", "next_run_at", "anchor", "coalesced", "attempt", "run_count", "last_error")
 
 #: An id as taskiq makes them up (``uuid4().hex``): a new one for each schedule, so that there is nothing to look up.
 _MADE_UP: Final = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
@@ -100,21 +105,44 @@ async def _write_once(
     now = await clock.now()
     held_back = {row.id: _held_back(row, now) for row in rows}
     existing = await store.put(list(held_back.values()), replace=False)
-    created, moved = held_back.keys() - existing, set[str]()
-    if replace and existing:
-        stored = await store.get(existing)
-        # What has gone since then is over, or was deleted. What is as it should be is left as it is.
-        changed = [held_back[name] for name, one in stored.items() if not _is_as_declared(one, held_back[name])]
-        overwritten = await store.put(changed)
-        created |= {row.id for row in changed} - overwritten
-        moved = {row.id for row in changed if row.id in overwritten and row.timing != stored[row.id].timing}
-    done = await _done_of({name: once[name] for name in created}, store)
-    due = [row for row in rows if row.id in (created | moved) - done]
-    await together((_bring_forward(row, held_back[row.id], store, now) for row in due), at_once=_LOOK_UPS)
-    if done:  # but for what somebody has stored under that id since
-        found = await store.get(done)
-        await store.delete([name for name, one in found.items() if _is_alike(one, held_back[name])])
+    created = [row for row in rows if row.id not in existing]
+    done = await _done_of({row.id: once[row.id] for row in created}, store)
+    news = (_bring_forward(row, held_back[row.id], store, now) for row in created if row.id not in done)
+    await together(news, at_once=_LOOK_UPS)
+    await _withdraw({name: held_back[name] for name in done}, store, now)
+    if replace:
+        edits = (_edit(row, once[row.id], store, now) for row in rows if row.id in existing)
+        await together(edits, at_once=_LOOK_UPS)
     return existing
+
+
+async def _withdraw(held_back: Mapping[str, StoredSchedule], store: ScheduleStore, now: datetime) -> None:
+    """Delete what was held back, but not what somebody has stored under that id since: an edit outlives the end of a claim."""
+    if not held_back:
+        return
+    early = max(row.next_run_at or now for row in held_back.values()) - now
+    claims = await store.claim(
+        now, claimant="declaring", lease=_WITHDRAWN_IN, limit=len(held_back), ids=list(held_back), early=early
+    )
+    ours = [claim for claim in claims if _is_alike(claim.schedule, held_back[claim.schedule.id])]
+    await store.settle([Outcome(claim=claim, finished=True) for claim in ours])
+
+
+async def _edit(row: StoredSchedule, definition: Definition, store: ScheduleStore, now: datetime) -> None:
+    """Make what is stored as it is declared, unless it is; what has gone since is over, or was deleted."""
+    while (stored := (await store.get([row.id])).get(row.id)) is not None and not _is_as_declared(stored, row):
+        if stored.timing != row.timing and await _is_done(definition, store):
+            return  # what has been given another time since keeps it
+        if (stored.task_name, stored.owner) != (row.task_name, row.owner):
+            await store.put([row])
+            return
+        changes = ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
+        if stored.timing != row.timing:
+            changes = replace(changes, **{field: getattr(row, field) for field in _WHEN})
+        try:
+            await store.update(row.id, changes, expected_revision=stored.revision)
+        except (RevisionConflictError, ScheduleNotFoundError):
+            continue  # it was edited, sent or deleted
 
 
 def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:

@@ -1,0 +1,121 @@
+"""Schedules that several processes declare while others send them: whatever the order of their calls to the store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from taskiq_sources import ScheduledTask, ScheduleSource
+from taskiq_sources.clock import ManualClock
+from taskiq_sources.memory import MemoryData, MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+JOBS = 4
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Contended(MemoryStore):
+    """Lets others call it before each call, a few or many."""
+
+    def __init__(self, data: MemoryData, chance: random.Random) -> None:
+        super().__init__(data)
+        self._chance = chance
+
+    async def others_first(self) -> None:
+        for _ in range(self._chance.choice([0, 1, 2, 5, 20])):
+            await asyncio.sleep(0)
+
+
+def _contended(name: str) -> Callable[..., Any]:
+    async def call(self: Contended, *args: Any, **options: Any) -> Any:
+        await self.others_first()
+        result = await getattr(MemoryStore, name)(self, *args, **options)
+        await self.others_first()
+        return result
+
+    return call
+
+
+for _name in ("put", "get", "update", "delete", "claim", "settle", "runs"):
+    setattr(Contended, _name, _contended(_name))
+
+
+def _job(number: int, **fields: Any) -> ScheduledTask:
+    return ScheduledTask(
+        task_name="job", labels={}, kwargs={}, schedule_id=f"job-{number}", **{"args": [], "time": NOON} | fields
+    )
+
+
+class World:
+    """Sources on the same data, each as of another process; and what was sent."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.data = MemoryData()
+        self.clock = ManualClock(NOON)
+        self.sent: Counter[tuple[str, datetime]] = Counter()
+        self.all_sent = asyncio.Event()
+
+    def source(self) -> ScheduleSource:
+        return ScheduleSource(Contended(self.data, self.chance), clock=self.clock)
+
+    async def declare(self, **fields: Any) -> None:
+        source = self.source()
+        await source.add_schedules([_job(number, **fields) for number in range(JOBS)])
+
+    async def send(self, looks: int) -> None:
+        source = self.source()
+        await source.startup()
+        for _ in range(looks):
+            for dispatch in await source.desk.take(limit=self.chance.randint(1, JOBS)):
+                self.sent[dispatch.schedule_id, dispatch.scheduled_for] += 1
+                await source.desk.sent(dispatch)
+                if len(self.data.runs) == JOBS:
+                    self.all_sent.set()
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("args", [[], [1]], ids=["as-they-were", "changed"])
+@pytest.mark.parametrize("seed", range(60))
+async def test_what_several_declare_while_others_send_it_is_sent_once(seed: int, args: list[int]) -> None:
+    """Two replicas of an application start while a third has declared the same, and two schedulers run."""
+    world = World(seed)
+    if seed % 2:
+        await world.declare()
+
+    await asyncio.gather(world.declare(args=args), world.declare(args=args), world.send(40), world.send(40))
+    world.clock.advance(timedelta(hours=1))
+    await world.send(JOBS + 1)
+
+    assert world.sent == {(f"job-{number}", NOON): 1 for number in range(JOBS)}
+    assert world.data.schedules == {}
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_what_takes_the_id_of_something_that_is_declared_is_sent(seed: int) -> None:
+    """As a task that schedules itself for later, while an application that starts declares what it was."""
+    world = World(seed)
+    later = NOON + timedelta(minutes=30)
+
+    async def again() -> None:
+        await world.all_sent.wait()
+        await world.declare(time=later)
+
+    await world.declare()
+    await asyncio.gather(world.declare(), world.send(60), again())
+    world.clock.advance(timedelta(hours=1))
+    await world.send(JOBS + 1)
+
+    assert world.sent == {(f"job-{number}", time): 1 for number in range(JOBS) for time in (NOON, later)}
