@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, get_args
 
 import taskiq
@@ -139,8 +140,7 @@ async def _list(sources: list[ScheduleSource], given: argparse.Namespace) -> int
         for source in sources:
             now = await source.clock.now()
             async for info in _chosen(source, given, now):
-                document = asdict(info.state) | {"task": info.task and info.task.model_dump(), "error": info.error}
-                table.add(_schedule_row(info, now), document)
+                table.add(partial(_schedule_row, info, now), partial(_schedule_document, info))
     return 0
 
 
@@ -167,7 +167,7 @@ async def _runs(sources: list[ScheduleSource], given: argparse.Namespace) -> int
             found.append(run)
     with _Table(_RUN_COLUMNS, as_json=given.json) as table:
         for run in sorted(found, key=lambda run: run.recorded_at, reverse=True)[: given.limit]:
-            table.add(_run_row(run), asdict(run))
+            table.add(partial(_run_row, run), partial(asdict, run))
     return 0
 
 
@@ -234,12 +234,12 @@ class _Table:
         if not self._as_json:
             self._print()
 
-    def add(self, row: Sequence[str], document: dict[str, Any]) -> None:
-        """Print a row, now or later."""
+    def add(self, row: Callable[[], Sequence[str]], document: Callable[[], dict[str, Any]]) -> None:
+        """Print a row, now or later: of the two, what is to be printed is made."""
         if self._as_json:
-            print(json.dumps(document, default=_json_value))
+            print(json.dumps(document(), default=_json_value))
             return
-        self._rows.append([_plain(cell) for cell in row])
+        self._rows.append([_plain(cell) for cell in row()])
         if len(self._rows) == _ROWS_AT_ONCE:
             self._print()
 
@@ -252,6 +252,10 @@ class _Table:
 
 def _schedule_row(info: ScheduleInfo, now: datetime) -> tuple[str, ...]:
     return info.state.id, info.state.task_name, _triggers(info), _instant(info.state.next_run_at), _state(info, now)
+
+
+def _schedule_document(info: ScheduleInfo) -> dict[str, Any]:
+    return asdict(info.state) | {"task": info.task and info.task.model_dump(), "error": info.error}
 
 
 def _triggers(info: ScheduleInfo) -> str:
@@ -294,10 +298,7 @@ def _run_row(run: Run) -> tuple[str, ...]:
 
 
 def _instant(moment: datetime | None) -> str:
-    if moment is None:
-        return "-"
-    utc = moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
-    return utc.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")  # all that is stored is in UTC
 
 
 def _plain(text: str) -> str:

@@ -8,12 +8,12 @@ nothing of it after the write either. Who dies in between leaves it to be sent a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskiq_sources import codec, definitions
+from taskiq_sources import codec, definitions, edits
 from taskiq_sources.backends import together
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
@@ -32,9 +32,6 @@ _WITHDRAWN_IN: Final = timedelta(seconds=5)  # if it is something else that was 
 _BATCH = 1_000
 _BATCH_OF_ONCE = 200
 _BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
-
-#: What goes by the timing of a schedule, as in `ScheduleStore.put`.
-_WHEN: Final = ("timing", "scheduled_for", "next_run_at", "anchor", "coalesced", "attempt", "run_count", "last_error")
 
 #: An id as taskiq makes them up (``uuid4().hex``): a new one for each schedule, so that there is nothing to look up.
 _MADE_UP: Final = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
@@ -110,9 +107,11 @@ async def _write_once(
     news = (_bring_forward(row, held_back[row.id], store, now) for row in created if row.id not in done)
     await together(news, at_once=_LOOK_UPS)
     await _withdraw({name: held_back[name] for name in done}, store, now)
-    if replace:
-        edits = (_edit(row, once[row.id], store, now) for row in rows if row.id in existing)
-        await together(edits, at_once=_LOOK_UPS)
+    if replace and existing:
+        stored = await store.get(existing)
+        # What has gone since then is over, or was deleted.
+        known = (_redeclare(stored[row.id], row, once[row.id], store, now) for row in rows if row.id in stored)
+        await together(known, at_once=_LOOK_UPS)
     return existing
 
 
@@ -128,43 +127,48 @@ async def _withdraw(held_back: Mapping[str, StoredSchedule], store: ScheduleStor
     await store.settle([Outcome(claim=claim, finished=True) for claim in ours])
 
 
-async def _edit(row: StoredSchedule, definition: Definition, store: ScheduleStore, now: datetime) -> None:
-    """Make what is stored as it is declared, unless it is; what has gone since is over, or was deleted."""
-    while (stored := (await store.get([row.id])).get(row.id)) is not None and not _is_as_declared(stored, row):
-        if stored.timing != row.timing and await _is_done(definition, store):
-            return  # what has been given another time since keeps it
-        if (stored.task_name, stored.owner) != (row.task_name, row.owner):
+async def _redeclare(
+    stored: StoredSchedule, row: StoredSchedule, definition: Definition, store: ScheduleStore, now: datetime
+) -> None:
+    """Make what is stored as it is declared. What has been given another time since the declared one was done with keeps it."""
+
+    async def change(stored: StoredSchedule) -> ScheduleChanges | None:
+        is_moved = stored.timing != row.timing
+        if _is_as_declared(stored, row) or (is_moved and await _is_done(definition, store)):
+            return None
+        if (stored.task_name, stored.owner) != (row.task_name, row.owner):  # no edit can change these
             await store.put([row])
-            return
-        changes = ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
-        if stored.timing != row.timing:
-            changes = replace(changes, **{field: getattr(row, field) for field in _WHEN})
-        try:
-            await store.update(row.id, changes, expected_revision=stored.revision)
-        except (RevisionConflictError, ScheduleNotFoundError):
-            continue  # it was edited, sent or deleted
+            return None
+        return edits.replaced(row, now) if is_moved else ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
 
-
-def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:
-    return row if row.next_run_at is None else replace(row, next_run_at=max(row.next_run_at, now + _HELD_BACK))
+    await _edit(stored, change, store)
 
 
 async def _bring_forward(row: StoredSchedule, held_back: StoredSchedule, store: ScheduleStore, now: datetime) -> None:
     """Let what was held back run when it is due, unless somebody else has said when in the meantime."""
-    revision = 1
-    while held_back.next_run_at != row.next_run_at:
+
+    async def change(stored: StoredSchedule) -> ScheduleChanges | None:
+        is_ours = _is_alike(stored, held_back) and stored.next_run_at != row.next_run_at
+        return ScheduleChanges(updated_at=now, next_run_at=row.next_run_at) if is_ours else None
+
+    await _edit(held_back, change, store)  # which is as it was stored: of revision 1
+
+
+async def _edit(
+    stored: StoredSchedule | None, change: Callable[[StoredSchedule], Awaitable[ScheduleChanges | None]], store: ScheduleStore
+) -> None:
+    """Write the `change` of a schedule at the revision it is of; anew if somebody else has edited it, unless it has gone."""
+    while stored is not None and (changes := await change(stored)) is not None:
         try:
-            changes = ScheduleChanges(updated_at=now, next_run_at=row.next_run_at)
-            await store.update(row.id, changes, expected_revision=revision)
-        except ScheduleNotFoundError:
-            return
-        except RevisionConflictError:
-            stored = (await store.get([row.id])).get(row.id)
-            if stored is None or not _is_alike(stored, held_back):
-                return
-            revision = stored.revision
+            await store.update(stored.id, changes, expected_revision=stored.revision)
+        except (RevisionConflictError, ScheduleNotFoundError):
+            stored = (await store.get([stored.id])).get(stored.id)
         else:
             return
+
+
+def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:
+    return row if row.next_run_at is None else replace(row, next_run_at=max(row.next_run_at, now + _HELD_BACK))
 
 
 def _is_alike(stored: StoredSchedule, held_back: StoredSchedule) -> bool:

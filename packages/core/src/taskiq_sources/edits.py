@@ -65,7 +65,11 @@ def rescheduled(
     except ValidationError as error:
         raise definitions.as_validation_error(error, stored.id) from error
     merged = definition.options if options is None else ScheduleOptions.from_label(options).over(definition.options)
-    row = definitions.store_form(definitions.redefine(definition, task, merged, defaults), now, defaults)
+    return replaced(definitions.store_form(definitions.redefine(definition, task, merged, defaults), now, defaults), now)
+
+
+def replaced(row: StoredSchedule, now: datetime) -> ScheduleChanges:
+    """Return what makes a stored schedule one that begins as `row` does. Task and owner are the old one's."""
     return ScheduleChanges(
         updated_at=now,
         document=row.document,
@@ -73,11 +77,11 @@ def rescheduled(
         scheduled_for=row.scheduled_for,
         next_run_at=row.next_run_at,
         anchor=row.anchor,
-        coalesced=1,
-        attempt=0,
-        run_count=0,
-        quarantined=False,
-        last_error=None,
+        coalesced=row.coalesced,
+        attempt=row.attempt,
+        run_count=row.run_count,
+        quarantined=row.quarantined,
+        last_error=row.last_error,
     )
 
 

@@ -148,13 +148,11 @@ class ConflictRules:
     ) -> None:
         """Whenever that is, and whatever other schedulers do meanwhile. (Look at what is written before the last look.)"""
         await add(source, time=NOW)
-        put, written = source.store.put, 0
+        put = source.store.put
         sent: list[Any] = []
 
         async def sent_meanwhile(*args: Any, **options: Any) -> Any:
-            nonlocal written
-            written += 1
-            if moment == "before-it-is-written" or written > 1:
+            if moment == "before-it-is-written":
                 sent.extend(await send_due(source))
             existing = await put(*args, **options)
             sent.extend(await send_due(source))
