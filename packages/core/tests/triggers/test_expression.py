@@ -197,7 +197,7 @@ _FIELD = st.text(alphabet="0123456789*/,-?#LWhr", min_size=1, max_size=8)
         st.lists(_FIELD, min_size=5, max_size=6).map(" ".join),
     )
 )
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 def test_any_text_is_a_cron_or_a_validation_error(text: str) -> None:
     """Whatever a user types, the outcome is a working trigger or a `ScheduleValidationError`."""
     try:
@@ -257,7 +257,7 @@ def _entries(low: int, high: int, *special: str) -> st.SearchStrategy[str]:
     months=_entries(1, 12, "feb", "jun-aug"),
     start=st.datetimes(datetime(1990, 1, 1), datetime(2090, 1, 1)),  # noqa: DTZ001 - a wall clock has no zone
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_wall_clock_matches_agree_with_croniter(
     seconds: str | None,
     minutes: str,

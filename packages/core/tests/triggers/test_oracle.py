@@ -171,7 +171,7 @@ def check(cron: Cron, policy: DstPolicy, change: tuple[str, str], step: timedelt
     change=st.sampled_from(CHANGES),
     start=st.integers(-28 * 60, 28 * 60).map(lambda minutes: minutes * MINUTE) | st.integers(-90, 90).map(lambda m: m * MINUTE),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_minutes_agree_with_brute_force(cron: Cron, policy: DstPolicy, change: tuple[str, str], start: timedelta) -> None:
     """Around every kind of clock change, each policy fires exactly when looking at the clock says so."""
     check(cron, policy, change, MINUTE, 28 * HOUR, start)
@@ -186,7 +186,7 @@ BRIEF = [change for change in CHANGES if change[0] in {"Europe/Berlin", "America
     change=st.sampled_from(BRIEF),
     start=st.integers(-7_200_000, 7_200_000).map(lambda milliseconds: timedelta(milliseconds=milliseconds)),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_seconds_agree_with_brute_force(cron: Cron, policy: DstPolicy, change: tuple[str, str], start: timedelta) -> None:
     """The same holds for expressions with seconds, from any millisecond on."""
     check(cron, policy, change, SECOND, 2 * HOUR, start)

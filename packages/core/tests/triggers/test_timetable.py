@@ -184,7 +184,7 @@ def _moments(reach: int) -> st.SearchStrategy[datetime]:
     length=st.integers(0, 100_000),
     limit=st.integers(0, 40),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_ranges_agree_with_stepping(  # noqa: PLR0917 - hypothesis passes them by name
     anchor: datetime,
     cron: str | None,
