@@ -17,6 +17,7 @@ import pytest
 BROKEN = Path(__file__).with_name("broken")
 MACHINE = "test_state_machine"
 SOUND = "sound"
+BETWEEN_PROCESSES = "files"
 Outcome = dict[str, set[str]]  # "passed", "failure", "error" or "skipped" -> names of rules
 
 
@@ -29,11 +30,12 @@ def load(name: str) -> dict[str, Any]:
         sys.path.remove(str(BROKEN))
 
 
-HOMES = {defect: name for name in ("dispatch", "storage", "promises") for defect in load(name)}
+HOMES = {defect: name for name in ("dispatch", "storage", "promises", BETWEEN_PROCESSES) for defect in load(name)}
 DEFECTS = {defect: load(name)[defect] for defect, name in HOMES.items()}
-HOMES["IntactStore"] = SOUND
+HOMES |= {"IntactStore": SOUND, "FileStore": BETWEEN_PROCESSES}
 MACHINE_CATCHES = [name for name, store in DEFECTS.items() if store.caught_by_machine]
-RULES = sorted({rule for store in DEFECTS.values() for rule in store.caught_by})
+RULES = sorted({rule for name, store in DEFECTS.items() for rule in store.caught_by if HOMES[name] != BETWEEN_PROCESSES})
+PROCESS_RULES = sorted({rule for name, store in DEFECTS.items() for rule in store.caught_by} - {*RULES})
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,8 @@ def chosen_in(home: str) -> list[str]:
         return [f"TestIntactStore::{rule}" for rule in [*RULES, MACHINE]]
     stores = {name: store for name, store in DEFECTS.items() if HOMES[name] == home}
     named = [f"Test{name}::{rule}" for name, store in stores.items() for rule in store.caught_by]
+    if home == BETWEEN_PROCESSES:
+        named += [f"TestFileStore::{rule}" for rule in PROCESS_RULES]
     return named + [f"Test{name}::{MACHINE}" for name, store in stores.items() if store.caught_by_machine]
 
 
@@ -109,3 +113,8 @@ def test_the_intact_store_passes_the_same_rules(outcomes: Callable[[str], Outcom
     undeclared = {"test_push_is_refused_where_not_declared"}
 
     assert outcomes("IntactStore") == {"passed": {*RULES, MACHINE} - undeclared, "skipped": undeclared}
+
+
+def test_a_sound_store_passes_the_rules_about_processes(outcomes: Callable[[str], Outcome]) -> None:
+    assert len(PROCESS_RULES) == 4
+    assert outcomes("FileStore") == {"passed": {*PROCESS_RULES}}

@@ -11,6 +11,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -68,6 +69,10 @@ class Place:
     def store(self) -> MongoStore:
         """A new store, unopened."""
         return (StandaloneMongoStore if "standalone" in self.backend else MongoStore)(**self.arguments())
+
+    def store_elsewhere(self) -> Callable[[], MongoStore]:
+        """How another process makes a store on the same database: always by PyMongo, beside Motor too."""
+        return partial(StandaloneMongoStore if "standalone" in self.backend else MongoStore, self.url, database=self.database)
 
     def source(self, **options: Any) -> MongoScheduleSource:
         """A new source, unopened."""

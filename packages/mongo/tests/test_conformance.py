@@ -9,6 +9,7 @@ from taskiq_sources_conformance.stock import StockLoopConformance
 class TestMongoStore(StoreConformance):
     backend = "mongo"
     make_store = pytest.fixture(lambda self, place: place.make_store_of(self))
+    make_store_elsewhere = pytest.fixture(lambda _self, place: place.store_elsewhere())
     unreachable = pytest.fixture(lambda _self, place: place.unreachable())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ class Place:
         rules.server_version = self.server_version
         rules.make_schema_newer = self.make_schema_newer
         rules.drop_connections = self.drop_connections
-        return self.store
+        return partial(RedisStore, **self._arguments())
 
     async def server_version(self, store: RedisStore) -> str:
         """The version of the server."""

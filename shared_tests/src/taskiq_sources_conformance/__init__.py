@@ -9,7 +9,7 @@
 
         @pytest.fixture
         def make_store(self, tmp_path):
-            return lambda: MyStore(tmp_path / "schedules")
+            return functools.partial(MyStore, tmp_path / "schedules")
 
 The names below are imported when they are first used: pytest loads this package as a plugin in every session, and sessions that
 do not run the suite should not pay for it (nor should coverage miss modules that were imported before it started).

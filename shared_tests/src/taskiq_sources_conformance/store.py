@@ -11,6 +11,7 @@ import pytest
 from taskiq_sources.models import RunQuery, ScheduleQuery
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_conformance.base import Conformance
+from taskiq_sources_conformance.elsewhere import can_travel
 from taskiq_sources_conformance.plugin import VERSION
 from taskiq_sources_conformance.rules.bulk import BulkRules
 from taskiq_sources_conformance.rules.capabilities import CapabilityRules
@@ -25,6 +26,7 @@ from taskiq_sources_conformance.rules.lifecycle import LifecycleRules
 from taskiq_sources_conformance.rules.next_due import NextDueRules
 from taskiq_sources_conformance.rules.page import PageRules
 from taskiq_sources_conformance.rules.payloads import PayloadRules
+from taskiq_sources_conformance.rules.processes import ProcessRules
 from taskiq_sources_conformance.rules.push import PushRules
 from taskiq_sources_conformance.rules.put import PutRules
 from taskiq_sources_conformance.rules.renew import RenewRules
@@ -69,6 +71,7 @@ class StoreConformance(
     DatetimeRules,
     BulkRules,
     ConcurrencyRules,
+    ProcessRules,
     StatefulRules,
     CapabilityRules,
     Conformance,
@@ -76,7 +79,7 @@ class StoreConformance(
     """Every rule of `taskiq_sources.store.ScheduleStore`. Subclass it, set `backend` and give it the fixture `make_store`.
 
     Required: `backend`, `make_store`. Optional, each with rules that are skipped without it: `server_version`, `unreachable`,
-    `make_schema_newer`, `drop_connections`.
+    `make_schema_newer`, `drop_connections`, `make_store_elsewhere` (where `make_store` cannot be pickled).
     """
 
     @pytest.fixture
@@ -134,6 +137,19 @@ class StoreConformance(
             yield store, handle
         finally:
             await handle.close()
+
+    @pytest.fixture
+    def make_store_elsewhere(self, store: ScheduleStore, make_store: MakeStore) -> MakeStore:
+        """Return a factory like `make_store` that another process can be given: a ``functools.partial`` of an importable class.
+
+        By default it is `make_store` itself, if that is one; the rules about processes are skipped where it is not.
+        """
+        kind = type(store)
+        if not (kind.capabilities.shared and kind.capabilities.durable):
+            pytest.skip(f"{kind.__name__} does not declare the capabilities 'shared' and 'durable'")
+        if not can_travel(make_store):
+            pytest.skip(f"another process cannot be given make_store: have it return functools.partial({kind.__name__}, ...)")
+        return make_store
 
     @pytest.fixture
     def unreachable(self) -> Unreachable | None:
