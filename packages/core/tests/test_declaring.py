@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from taskiq_sources import ScheduledTask, ScheduleSource
+from taskiq_sources import ScheduledTask, ScheduleOptions, ScheduleSource
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.memory import MemoryData, MemoryStore
 
@@ -119,3 +119,43 @@ async def test_what_takes_the_id_of_something_that_is_declared_is_sent(seed: int
     await world.send(JOBS + 1)
 
     assert world.sent == {(f"job-{number}", time): 1 for number in range(JOBS) for time in (NOON, later)}
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_what_is_given_other_options_while_others_send_it_is_sent_once(seed: int) -> None:
+    """Two replicas of different releases start while schedulers run: nothing that is due is lost, and nothing comes twice."""
+    world = World(seed)
+    day = timedelta(days=1)
+    cron: dict[str, Any] = {"time": None, "cron": "0 12 * * *"}
+    releases = [ScheduleOptions(end_at=NOON + 9 * day), ScheduleOptions(dst="skip", max_runs=9), ScheduleOptions(misfire="skip")]
+
+    world.clock.set(NOON - timedelta(hours=1))
+    await world.declare(**cron)
+    for days in range(3):
+        world.clock.set(NOON + days * day)
+        starts = [world.declare(**cron, schedule_options=world.chance.choice(releases)) for _ in range(2)]
+        await asyncio.gather(*starts, world.send(40), world.send(40))
+        await world.send(JOBS + 1)
+
+    assert world.sent == {(f"job-{number}", NOON + days * day): 1 for number in range(JOBS) for days in range(3)}
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_what_is_given_another_pace_while_others_send_it_is_not_lost(seed: int) -> None:
+    """An interval that a new release makes longer: what is due is sent, and from then on it runs at the new pace."""
+    world = World(seed)
+    hour = timedelta(hours=1)
+    await world.declare(time=None, interval=hour)
+    await world.send(JOBS + 1)
+
+    world.clock.set(NOON + hour)
+    starts = [world.declare(time=None, interval=2 * hour) for _ in range(2)]
+    await asyncio.gather(*starts, world.send(40), world.send(40))
+    await world.send(JOBS + 1)
+    for hours in (2, 3):
+        world.clock.set(NOON + hours * hour)
+        await world.send(JOBS + 1)
+
+    jobs = [f"job-{number}" for number in range(JOBS)]
+    assert set(world.sent) == {(job, NOON + hours * hour) for job in jobs for hours in (0, 1, 3)}
+    assert all(world.sent[job, NOON + hours * hour] == 1 for job in jobs for hours in (0, 3))

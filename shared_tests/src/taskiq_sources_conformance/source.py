@@ -14,6 +14,7 @@ from taskiq_sources_conformance.base import Conformance
 from taskiq_sources_conformance.build import NOW
 from taskiq_sources_conformance.source_build import App, ids, make_app, rows
 from taskiq_sources_conformance.source_rules.arguments import ArgumentRules
+from taskiq_sources_conformance.source_rules.changing import ChangingRules
 from taskiq_sources_conformance.source_rules.conflicts import ConflictRules
 from taskiq_sources_conformance.source_rules.dst import DstRules
 from taskiq_sources_conformance.source_rules.edits import EditRules
@@ -45,6 +46,7 @@ class SourceConformance(
     ArgumentRules,
     ValidationRules,
     ConflictRules,
+    ChangingRules,
     ListingRules,
     OverviewRules,
     TriggerRules,

@@ -8,17 +8,18 @@ nothing of it after the write either. Who dies in between leaves it to be sent a
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskiq_sources import codec, definitions, edits
+from taskiq_sources import codec, definitions
 from taskiq_sources.backends import together
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
+from taskiq_sources.continuing import continued, record_as_missed, with_changes
 from taskiq_sources.definitions import BEGINNING, Defaults
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
+from taskiq_sources.errors import RevisionConflictError, ScheduleDecodeError, ScheduleNotFoundError
 from taskiq_sources.models import Outcome, RunQuery, ScheduleChanges, StoredSchedule
 from taskiq_sources.reading import every_run
 from taskiq_sources.store import ScheduleStore
@@ -33,7 +34,8 @@ _BATCH = 1_000
 _BATCH_OF_ONCE = 200
 _BATCH_CHARACTERS = 4 * codec.MAX_DOCUMENT_BYTES
 
-#: An id as taskiq makes them up (``uuid4().hex``): a new one for each schedule, so that there is nothing to look up.
+#: An id as taskiq makes them up (``uuid4().hex``), a new one for each schedule. It may be an application's own, that declares it
+#: again: so it is looked up. But it is not held back, since most are new, and to be sent at once.
 _MADE_UP: Final = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
@@ -43,19 +45,30 @@ class Declared:
 
     Attributes:
         rows: What is to be stored, by id.
+        definitions: What those say.
         once: Those of `rows` that are over as soon as their one occurrence has been sent, which may be at any moment.
         over: The ids of what is not to be stored.
         existing: Those of `over` that are stored all the same: their last occurrence is pending, or they were rescheduled.
     """
 
     rows: Mapping[str, StoredSchedule]
-    once: Mapping[str, Definition]
+    definitions: Mapping[str, Definition]
+    once: frozenset[str]
     over: frozenset[str]
     existing: frozenset[str]
 
 
-async def declare(given: Mapping[str, Definition], store: ScheduleStore, defaults: Defaults, now: datetime) -> Declared:
+async def declare(
+    given: Mapping[str, Definition], new: Container[str], store: ScheduleStore, defaults: Defaults, now: datetime
+) -> Declared:
     """Return what is to be stored of these definitions, by id.
+
+    Args:
+        given: The definitions.
+        new: The ids that were made up for this call: of those there is no history.
+        store: Where they are to be stored.
+        defaults: How they are written.
+        now: The present.
 
     Raises:
         ScheduleValidationError: One of them would never run; one that is stored has been given an end that has passed.
@@ -66,8 +79,8 @@ async def declare(given: Mapping[str, Definition], store: ScheduleStore, default
         for schedule_id, definition in given.items()
         if schedule_id not in ended
     }
-    once = {schedule_id: given[schedule_id] for schedule_id in rows if _may_be_done(given[schedule_id], now)}
-    done = await _done_of(once, store)
+    due_once = {name: given[name] for name in rows if name not in new and _is_due_once(given[name], now)}
+    done = await _done_of(due_once, store)
     stored = await store.get(ended | done) if ended or done else {}
     for schedule_id in ended & stored.keys():
         if stored[schedule_id].timing != definitions.timing_of(given[schedule_id]):
@@ -75,44 +88,62 @@ async def declare(given: Mapping[str, Definition], store: ScheduleStore, default
     # What is stored under its id for another time is not to give way to a time that was done with.
     over = ended | {name for name in done if name not in stored or stored[name].timing != rows[name].timing}
     kept = {name: row for name, row in rows.items() if name not in over}
-    still_once = {name: once[name] for name in once.keys() & kept.keys()}
-    return Declared(kept, still_once, frozenset(over), frozenset(over & stored.keys()))
+    once = frozenset(name for name in due_once.keys() & kept.keys() if _MADE_UP.fullmatch(name) is None)
+    return Declared(kept, given, once, frozenset(over), frozenset(over & stored.keys()))
 
 
-async def write(declared: Declared, store: ScheduleStore, clock: Clock, *, replace: bool) -> frozenset[str]:
+async def write(declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock, *, replace: bool) -> frozenset[str]:
     """Store what is declared, and return the ids that existed.
 
     Args:
         declared: What is declared.
         store: Where.
+        defaults: How what exists is read.
         clock: What decides what is due.
         replace: Whether what exists is overwritten.
     """
     existing = set(declared.existing)
     for batch in _batches((row for name, row in declared.rows.items() if name not in declared.once), _BATCH):
-        existing |= await store.put(batch, replace=replace)
+        left = batch
+        while left:
+            known = await store.put(left, replace=False)
+            existing |= known
+            # What has finished or was deleted since it was seen is to be made anew.
+            left = await _replace([row for row in left if replace and row.id in known], declared, store, defaults, clock)
     for batch in _batches((declared.rows[name] for name in declared.once), _BATCH_OF_ONCE):
-        existing |= await _write_once(batch, declared.once, store, clock, replace=replace)
+        known = await _write_once(batch, declared, store, clock)
+        existing |= known
+        # What has gone since it was seen is over, or was deleted.
+        await _replace([row for row in batch if replace and row.id in known], declared, store, defaults, clock)
     return frozenset(existing)
 
 
-async def _write_once(
-    rows: Collection[StoredSchedule], once: Mapping[str, Definition], store: ScheduleStore, clock: Clock, *, replace: bool
-) -> frozenset[str]:
+async def _write_once(rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, clock: Clock) -> frozenset[str]:
     now = await clock.now()
     held_back = {row.id: _held_back(row, now) for row in rows}
     existing = await store.put(list(held_back.values()), replace=False)
     created = [row for row in rows if row.id not in existing]
-    done = await _done_of({row.id: once[row.id] for row in created}, store)
+    done = await _done_of({row.id: declared.definitions[row.id] for row in created}, store)
     news = (_bring_forward(row, held_back[row.id], store, now) for row in created if row.id not in done)
     await together(news, at_once=_LOOK_UPS)
     await _withdraw({name: held_back[name] for name in done}, store, now)
-    if replace and existing:
-        stored = await store.get(existing)
-        # What has gone since then is over, or was deleted.
-        known = (_redeclare(stored[row.id], row, once[row.id], store, now) for row in rows if row.id in stored)
-        await together(known, at_once=_LOOK_UPS)
     return existing
+
+
+async def _replace(
+    rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock
+) -> list[StoredSchedule]:
+    """Make what exists as it is declared, where it is not, and return what does not exist any more."""
+    if not rows:
+        return []
+    stored = await store.get([row.id for row in rows])
+    others = [row for row in rows if row.id in stored and not _is_as_declared(stored[row.id], row)]
+    now = await clock.now()
+    # Each is edited at the revision it was found at: one call for many would make anew what somebody else has just edited.
+    calls = (_redeclare(stored[row.id], row, declared, store, defaults, now) for row in others)
+    exist = await together(calls, at_once=_LOOK_UPS)
+    gone = [row for row in rows if row.id not in stored]
+    return gone + [row for row, exists in zip(others, exist, strict=True) if not exists]
 
 
 async def _withdraw(held_back: Mapping[str, StoredSchedule], store: ScheduleStore, now: datetime) -> None:
@@ -128,20 +159,35 @@ async def _withdraw(held_back: Mapping[str, StoredSchedule], store: ScheduleStor
 
 
 async def _redeclare(
-    stored: StoredSchedule, row: StoredSchedule, definition: Definition, store: ScheduleStore, now: datetime
-) -> None:
-    """Make what is stored as it is declared. What has been given another time since the declared one was done with keeps it."""
+    stored: StoredSchedule, row: StoredSchedule, declared: Declared, store: ScheduleStore, defaults: Defaults, now: datetime
+) -> bool:
+    """Make what is stored as it is declared, and return whether it exists.
+
+    What has been given another time since the declared one was done with keeps that.
+    """
+    definition = declared.definitions[row.id]
 
     async def change(stored: StoredSchedule) -> ScheduleChanges | None:
         is_moved = stored.timing != row.timing
-        if _is_as_declared(stored, row) or (is_moved and await _is_done(definition, store)):
+        if _is_as_declared(stored, row) or (is_moved and row.id in declared.once and await _is_done(definition, store)):
             return None
+        former = _former(stored, defaults)
+        changes = continued(row, definition, stored, former, now)
+        await record_as_missed(stored, former, changes, store, now)
         if (stored.task_name, stored.owner) != (row.task_name, row.owner):  # no edit can change these
-            await store.put([row])
+            await store.put([with_changes(replace(stored, task_name=row.task_name, owner=row.owner), changes)])
             return None
-        return edits.replaced(row, now) if is_moved else ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
+        return changes
 
-    await _edit(stored, change, store)
+    return await _edit(stored, change, store)
+
+
+def _former(stored: StoredSchedule, defaults: Defaults) -> Definition | None:
+    """Return what a stored schedule says, if it can be read."""
+    try:
+        return definitions.read(stored, defaults.serializer)
+    except ScheduleDecodeError:
+        return None
 
 
 async def _bring_forward(row: StoredSchedule, held_back: StoredSchedule, store: ScheduleStore, now: datetime) -> None:
@@ -156,15 +202,16 @@ async def _bring_forward(row: StoredSchedule, held_back: StoredSchedule, store: 
 
 async def _edit(
     stored: StoredSchedule | None, change: Callable[[StoredSchedule], Awaitable[ScheduleChanges | None]], store: ScheduleStore
-) -> None:
-    """Write the `change` of a schedule at the revision it is of; anew if somebody else has edited it, unless it has gone."""
+) -> bool:
+    """Write the `change` of a schedule at its revision, anew if somebody else has edited it; return whether it exists."""
     while stored is not None and (changes := await change(stored)) is not None:
         try:
             await store.update(stored.id, changes, expected_revision=stored.revision)
         except (RevisionConflictError, ScheduleNotFoundError):
             stored = (await store.get([stored.id])).get(stored.id)
         else:
-            return
+            break
+    return stored is not None
 
 
 def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:
@@ -200,9 +247,8 @@ async def _done_of(once: Mapping[str, Definition], store: ScheduleStore) -> froz
     return frozenset(name for name, is_done in zip(once, answers, strict=True) if is_done)
 
 
-def _may_be_done(definition: Definition, now: datetime) -> bool:
-    is_due = definition.is_one_off and definition.time is not None and definition.time <= now + _EARLY
-    return is_due and _MADE_UP.fullmatch(definition.schedule_id) is None
+def _is_due_once(definition: Definition, now: datetime) -> bool:
+    return definition.is_one_off and definition.time is not None and definition.time <= now + _EARLY
 
 
 async def _is_done(definition: Definition, store: ScheduleStore) -> bool:

@@ -155,6 +155,11 @@ def timetable_of(definition: Definition, anchor: datetime) -> Timetable:
     )
 
 
+def interval_of(definition: Definition) -> timedelta | None:
+    """Return the period of its interval, if it has one."""
+    return _as_timedelta(definition.interval)
+
+
 def occurrence_id(schedule_id: str, scheduled_for: datetime) -> str:
     """Return the identity of an occurrence: the schedule's id and the nominal time, UTC, to the millisecond."""
     return f"{schedule_id}@{_instant_text(scheduled_for)}"

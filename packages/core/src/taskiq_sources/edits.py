@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from taskiq_sources import definitions
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
+from taskiq_sources.continuing import begun, continued
 from taskiq_sources.definitions import Defaults
+from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import ScheduleChanges, StoredSchedule
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.tasks import ScheduledTask
@@ -55,34 +57,29 @@ def rescheduled(
     options: ScheduleOptions | None,
     defaults: Defaults,
 ) -> ScheduleChanges:
-    """Return what gives a schedule other triggers, as if it were created now.
+    """Return what gives a schedule other triggers, as if it were created now, or other options, with which it goes on.
 
     Raises:
-        ScheduleValidationError: A trigger is refused.
+        ScheduleValidationError: A trigger is refused, or nothing is to be changed.
     """
+    given = {name for name, value in triggers.items() if value is not None}
+    if not given and options is None:
+        raise ScheduleValidationError(
+            "triggers", None, "give at least one of cron, interval, time and options", schedule_id=stored.id
+        )
+    wanted: dict[str, object] = dict(triggers)
+    if given <= {"cron_offset"}:
+        wanted |= {"cron": definition.cron, "interval": definition.interval, "time": definition.time}
+    if "cron_offset" not in given and wanted["cron"] is not None:  # a cron keeps its zone
+        wanted["cron_offset"] = definition.cron_offset
     try:
-        task = ScheduledTask.model_validate({**dict(definition.task), **triggers})
+        task = ScheduledTask.model_validate({**dict(definition.task), **wanted})
     except ValidationError as error:
         raise definitions.as_validation_error(error, stored.id) from error
     merged = definition.options if options is None else ScheduleOptions.from_label(options).over(definition.options)
-    return replaced(definitions.store_form(definitions.redefine(definition, task, merged, defaults), now, defaults), now)
-
-
-def replaced(row: StoredSchedule, now: datetime) -> ScheduleChanges:
-    """Return what makes a stored schedule one that begins as `row` does. Task and owner are the old one's."""
-    return ScheduleChanges(
-        updated_at=now,
-        document=row.document,
-        timing=row.timing,
-        scheduled_for=row.scheduled_for,
-        next_run_at=row.next_run_at,
-        anchor=row.anchor,
-        coalesced=row.coalesced,
-        attempt=row.attempt,
-        run_count=row.run_count,
-        quarantined=row.quarantined,
-        last_error=row.last_error,
-    )
+    edited = definitions.redefine(definition, task, merged, defaults)
+    row = definitions.store_form(edited, now, defaults)
+    return begun(row, edited, stored, now) if given else continued(row, edited, stored, definition, now)
 
 
 def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:

@@ -160,6 +160,22 @@ def cancelled(dispatch: Dispatch, now: datetime) -> Outcome:
     return _moved_on(dispatch.claim, dispatch.definition, dispatch.scheduled_for, run)
 
 
+def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
+    """Return the outcome of what is due when its schedule is to be given other triggers: missed, and on to what is next."""
+    schedule = claim.schedule
+    pending = schedule.scheduled_for or now
+    timetable = timetable_of(definition, schedule.anchor)
+    latest = pending if schedule.attempt > 1 else _latest_due(definition, timetable, pending, now)
+    count = schedule.coalesced + (timetable.count(pending, latest, MAX_CATCH_UP) - 1 if latest > pending else 0)
+    # Without an error the last claim was lost in a crash, perhaps after the broker had the message.
+    crashed = schedule.attempt > 1 and schedule.last_error is None
+    dispatch = _dispatch(claim, definition, latest, count)
+    run = dispatch.run("unknown" if crashed else "missed", now, "the schedule was given other triggers before it was sent")
+    following = timetable.next_after(latest)
+    due = None if following is None else due_at(definition, timetable, following)
+    return Outcome(claim=claim, scheduled_for=following, next_run_at=due, run_count=schedule.run_count, runs=(run,))
+
+
 def released(dispatch: Dispatch) -> Outcome:
     """Return the outcome of a claim that is given back unused: others may take it at once."""
     schedule = dispatch.claim.schedule

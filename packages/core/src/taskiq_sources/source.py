@@ -26,6 +26,7 @@ from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
+from taskiq_sources.continuing import record_as_missed
 from taskiq_sources.created import CreatedSchedule
 from taskiq_sources.declaring import declare, write
 from taskiq_sources.definitions import Defaults
@@ -213,7 +214,8 @@ class ScheduleSource(SourceReader):
             raise error if wanted_id is None else error.for_schedule(wanted_id) from error
         except ValidationError as error:
             raise definitions.as_validation_error(error, wanted_id) from error
-        await self.add_schedules([scheduled], on_conflict=on_conflict)
+        made_up = {scheduled.schedule_id} if wanted_id is None else ()
+        await self._add([scheduled], on_conflict, frozenset(made_up))
         info = await self.get_schedule(scheduled.schedule_id)
         stored = scheduled if info is None or info.task is None else info.task
         next_run_at = None if info is None else info.state.next_run_at
@@ -238,24 +240,7 @@ class ScheduleSource(SourceReader):
             ScheduleValidationError: One of them is refused; nothing was written.
             ScheduleExistsError: `on_conflict` is ``error`` and some ids exist: those are unchanged, the others are stored.
         """
-        await self._open()
-        if on_conflict not in get_args(OnConflict):
-            raise ScheduleValidationError("on_conflict", on_conflict, f"use one of {', '.join(get_args(OnConflict))}")
-        given: object = schedules
-        if isinstance(given, taskiq.ScheduledTask):
-            raise ScheduleValidationError("schedules", given.schedule_id, "use a list of schedules, or add_schedule")
-        defined: dict[str, Definition] = {}
-        for schedule in schedules:
-            definition = definitions.define(schedule, self._defaults)
-            if defined.setdefault(definition.schedule_id, definition) is not definition:
-                raise ScheduleValidationError("schedule_id", definition.schedule_id, "it is used twice in one call")
-        declared = await declare(defined, self.store, self._defaults, await self.clock.now())
-        if declared.over:
-            logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(declared.over))))
-        existing = await write(declared, self.store, self.clock, replace=on_conflict == "replace")
-        if existing and on_conflict == "error":
-            raise ScheduleExistsError(existing)
-        return existing
+        return await self._add(schedules, on_conflict, frozenset())
 
     async def delete_schedules(self, schedule_ids: Collection[str]) -> frozenset[str]:
         """Delete schedules; their history stays. Returns the ids that existed."""
@@ -301,24 +286,26 @@ class ScheduleSource(SourceReader):
         time: datetime | None = None,
         options: ScheduleOptions | None = None,
     ) -> ScheduleInfo:
-        """Replace the triggers of a schedule. Task, arguments, labels and whether it is paused stay.
+        """Give a schedule other triggers, or other options. All else stays: arguments, a pause, how often it has run.
+
+        With triggers it begins anew, as if it were created now; what was due and has not been sent is recorded as missed. With
+        options alone it goes on, and what is due is sent.
 
         Args:
             schedule_id: The schedule.
-            cron: As for `schedule`. What is not given is removed.
-            cron_offset: As for `schedule`.
+            cron: As for `schedule`. If any trigger is given, those that are not are removed.
+            cron_offset: As for `schedule`; None keeps that of the present cron. Given alone, it moves the present cron.
             interval: As for `schedule`; its phase starts now (or at ``options.start_at``).
             time: As for `schedule`.
             options: Changes these options; None leaves all as they are.
 
         Raises:
             ScheduleNotFoundError: There is no such schedule.
-            ScheduleValidationError: A trigger is refused; nothing was changed.
+            ScheduleValidationError: A trigger is refused, or nothing is given; nothing was changed.
         """
         triggers = edits.Triggers(cron=cron, cron_offset=cron_offset, interval=interval, time=time)
-        return await self._edit(
-            schedule_id, partial(edits.rescheduled, triggers=triggers, options=options, defaults=self._defaults)
-        )
+        change = partial(edits.rescheduled, triggers=triggers, options=options, defaults=self._defaults)
+        return await self._edit(schedule_id, change, records_missed=True)
 
     async def run_now(self, schedule_id: str) -> str:
         """Have a schedule sent once more, now, whether or not it is paused. Its own occurrences are not affected.
@@ -339,10 +326,38 @@ class ScheduleSource(SourceReader):
 
     # -- helpers -----------------------------------------------------------------------------------------------------------------
 
+    async def _add(
+        self, schedules: Iterable[taskiq.ScheduledTask], on_conflict: OnConflict, made_up: frozenset[str]
+    ) -> frozenset[str]:
+        """Do what `add_schedules` does; `made_up` are ids that nobody has chosen."""
+        await self._open()
+        if on_conflict not in get_args(OnConflict):
+            raise ScheduleValidationError("on_conflict", on_conflict, f"use one of {', '.join(get_args(OnConflict))}")
+        given: object = schedules
+        if isinstance(given, taskiq.ScheduledTask):
+            raise ScheduleValidationError("schedules", given.schedule_id, "use a list of schedules, or add_schedule")
+        defined: dict[str, Definition] = {}
+        new = set(made_up)
+        for schedule in schedules:
+            definition = definitions.define(schedule, self._defaults)
+            if "schedule_id" not in schedule.model_fields_set:
+                new.add(definition.schedule_id)
+            if defined.setdefault(definition.schedule_id, definition) is not definition:
+                raise ScheduleValidationError("schedule_id", definition.schedule_id, "it is used twice in one call")
+        declared = await declare(defined, new, self.store, self._defaults, await self.clock.now())
+        if declared.over:
+            logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(declared.over))))
+        existing = await write(declared, self.store, self._defaults, self.clock, replace=on_conflict == "replace")
+        if existing and on_conflict == "error":
+            raise ScheduleExistsError(existing)
+        return existing
+
     async def _edit(
         self,
         schedule_id: str,
         change: Callable[[StoredSchedule, Definition, datetime], ScheduleChanges],
+        *,
+        records_missed: bool = False,
     ) -> ScheduleInfo:
         """Read, compute and write; again from the start when somebody else edited the schedule in between."""
         await self._open()
@@ -350,7 +365,10 @@ class ScheduleSource(SourceReader):
         while True:
             attempts += 1
             stored = await self._stored(schedule_id)
-            changes = change(stored, definitions.read(stored, self._defaults.serializer), await self.clock.now())
+            former, now = definitions.read(stored, self._defaults.serializer), await self.clock.now()
+            changes = change(stored, former, now)
+            if records_missed:
+                await record_as_missed(stored, former, changes, self.store, now)
             try:
                 return self._info(await self.store.update(stored.id, changes, expected_revision=stored.revision))
             except RevisionConflictError:

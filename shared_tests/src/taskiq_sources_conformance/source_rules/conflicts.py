@@ -38,17 +38,16 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"time": NOW + HOUR}, {"time": (NOW + HOUR).replace(tzinfo=None)}),
 ]
 
-#: Two definitions that run at different times.
+#: Two definitions with different triggers.
 DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"interval": 90}, {"interval": 91}),
+    ({"interval": 90}, {"cron": "* * * * *"}),
+    ({"cron": "* * * * *"}, {"interval": 90}),
+    ({"interval": 90}, {"interval": 91, "cron": "0 7 * * *"}),
     ({"cron": "0 7 * * *"}, {"cron": "0 8 * * *"}),
     ({"cron": "0 7 * * *"}, {"cron": "0 7 * * *", "cron_offset": "Europe/Berlin"}),
     ({"cron": "0 7 * * *"}, {"cron": "0 7 * * *", "time": NOW + HOUR}),
     ({"time": NOW}, {"time": NOW + HOUR}),
     ({"interval": 90}, {"interval": 90, "schedule_options": ScheduleOptions(start_at=NOW + HOUR)}),
-    ({"interval": 90}, {"interval": 90, "schedule_options": ScheduleOptions(jitter=MINUTE)}),
-    ({"interval": 90}, {"interval": 90, "schedule_options": ScheduleOptions(end_at=NOW + 9 * DAY)}),
-    ({"cron": "0 7 * * *"}, {"cron": "0 7 * * *", "schedule_options": ScheduleOptions(dst="skip")}),
 ]
 
 
