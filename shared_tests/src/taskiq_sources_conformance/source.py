@@ -16,6 +16,7 @@ from taskiq_sources_conformance.source_build import App, ids, make_app, rows
 from taskiq_sources_conformance.source_rules.arguments import ArgumentRules
 from taskiq_sources_conformance.source_rules.changing import ChangingRules
 from taskiq_sources_conformance.source_rules.conflicts import ConflictRules
+from taskiq_sources_conformance.source_rules.declaring import DeclaringRules
 from taskiq_sources_conformance.source_rules.dst import DstRules
 from taskiq_sources_conformance.source_rules.edits import EditRules
 from taskiq_sources_conformance.source_rules.history import SourceHistoryRules
@@ -46,6 +47,7 @@ class SourceConformance(
     ArgumentRules,
     ValidationRules,
     ConflictRules,
+    DeclaringRules,
     ChangingRules,
     ListingRules,
     OverviewRules,

@@ -36,12 +36,12 @@ def continued(
         former: What that says; None if it cannot be read.
         now: The present.
     """
-    if former is not None and _has_same_triggers(former, definition):
+    if stored.timing == row.timing or (former is not None and _has_same_triggers(former, definition)):
         is_pending_alike = stored.timing == row.timing and stored.scheduled_for is not None
         if (is_pending_alike or _is_due(stored, now)) and not _is_used_up(definition, stored):
             # Somebody may be sending it: to say anything of what is pending would let it be sent again.
             return ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
-        return begun(_gone_on(row, definition, stored, former, now), definition, stored, now)
+        return begun(_gone_on(row, definition, stored, former or definition, now), definition, stored, now)
     if former is not None and _has_another_pace(former, definition):
         return begun(_at_another_pace(row, definition, stored, former, now), definition, stored, now)
     return begun(row, definition, stored, now)
@@ -84,8 +84,9 @@ async def record_as_missed(
         return
     claims = await store.claim(now, claimant="changing", lease=_LEASE, limit=1, ids=[stored.id])
     for claim in claims:  # none while it is paused, or somebody is sending it
-        if claim.schedule.timing != stored.timing:
-            continue  # it is another one by now, and free again soon
+        if claim.schedule.timing != stored.timing:  # it is another one by now
+            await store.settle([occurrences.given_back(claim)])
+            continue
         outcome = occurrences.overtaken(claim, former, now)
         await store.settle([outcome])
         run = outcome.runs[0]

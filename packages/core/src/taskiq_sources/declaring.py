@@ -1,8 +1,8 @@
 """What is to be stored of the schedules that an application declares, at each of its starts: not what is over.
 
 A one-off that is due may be sent at any moment, and is deleted then. Who looked at the history before that, and writes after it,
-would make it anew, and it would be sent again. So what is written is held back at first, and brought forward if the history has
-nothing of it after the write either. Who dies in between leaves it to be sent a minute late.
+would make it anew, and it would be sent again. So what is written is held back at first, and let go if the history has nothing of
+it after the write either. Who dies in between leaves it to be sent a minute late, or to be let go by who declares it next.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
-from taskiq_sources import codec, definitions
+from taskiq_sources import codec, definitions, occurrences
 from taskiq_sources.backends import together
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.continuing import continued, record_as_missed, with_changes
 from taskiq_sources.definitions import BEGINNING, Defaults
 from taskiq_sources.errors import RevisionConflictError, ScheduleDecodeError, ScheduleNotFoundError
-from taskiq_sources.models import Outcome, RunQuery, ScheduleChanges, StoredSchedule
+from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges, StoredSchedule
 from taskiq_sources.reading import every_run
 from taskiq_sources.store import ScheduleStore
 
@@ -28,7 +29,8 @@ _EARLY: Final = timedelta(minutes=1)  # longer before its time is nothing sent
 _LOOK_UPS = 20  # at the same time
 _HELD_BACK: Final = timedelta(minutes=1)  # many times as long as it takes to look at the history of a batch
 
-_WITHDRAWN_IN: Final = timedelta(seconds=5)  # if it is something else that was claimed, it is free again after that
+_LEASE: Final = timedelta(seconds=5)  # many times as long as it takes to edit a batch
+_NONE: Final = timedelta(0)
 
 _BATCH = 1_000
 _BATCH_OF_ONCE = 200
@@ -111,23 +113,96 @@ async def write(declared: Declared, store: ScheduleStore, defaults: Defaults, cl
             # What has finished or was deleted since it was seen is to be made anew.
             left = await _replace([row for row in left if replace and row.id in known], declared, store, defaults, clock)
     for batch in _batches((declared.rows[name] for name in declared.once), _BATCH_OF_ONCE):
-        known = await _write_once(batch, declared, store, clock)
-        existing |= known
-        # What has gone since it was seen is over, or was deleted.
-        await _replace([row for row in batch if replace and row.id in known], declared, store, defaults, clock)
+        left = batch
+        while left:
+            known, left = await _write_once(left, declared, store, defaults, clock, replace=replace)
+            existing |= known
     return frozenset(existing)
 
 
-async def _write_once(rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, clock: Clock) -> frozenset[str]:
+async def _write_once(
+    rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock, *, replace: bool
+) -> tuple[frozenset[str], list[StoredSchedule]]:
+    """Store what is over as soon as it is sent; return the ids that existed, and what is to be written again: it has gone since.
+
+    It may have been sent, or something else was that had its id: a task that stores itself anew, for example.
+    """
     now = await clock.now()
     held_back = {row.id: _held_back(row, now) for row in rows}
-    existing = await store.put(list(held_back.values()), replace=False)
-    created = [row for row in rows if row.id not in existing]
-    done = await _done_of({row.id: declared.definitions[row.id] for row in created}, store)
-    news = (_bring_forward(row, held_back[row.id], store, now) for row in created if row.id not in done)
-    await together(news, at_once=_LOOK_UPS)
-    await _withdraw({name: held_back[name] for name in done}, store, now)
-    return existing
+    known = await store.put(list(held_back.values()), replace=False)
+    stored = await store.get(known) if known else {}
+    stranded = {row.id: stored[row.id] for row in rows if row.id in stored and _is_held_back(stored[row.id], row)}
+    to_let_go = {name: row for name, row in held_back.items() if name not in known} | stranded
+    done = await _done_of({name: declared.definitions[name] for name in to_let_go}, store)
+    await _let_go(to_let_go, done, declared.rows, store, now)
+    others = [row for row in rows if row.id in known and row.id not in done]
+    return known, await _replace_once(others, declared, store, defaults, clock) if replace else []
+
+
+async def _let_go(
+    held_back: Mapping[str, StoredSchedule],
+    done: Collection[str],
+    rows: Mapping[str, StoredSchedule],
+    store: ScheduleStore,
+    now: datetime,
+) -> None:
+    """Let what was held back run when it is due, and delete of it what is `done`; not what somebody has stored there since.
+
+    By claims, not at a revision: those begin at 1 again for what is stored anew, and do not tell that it is being sent.
+    """
+
+    def outcome(claim: Claim) -> Outcome:
+        name = claim.schedule.id
+        if not _is_alike(claim.schedule, held_back[name]):
+            return occurrences.given_back(claim)
+        if name in done:
+            return Outcome(claim=claim, finished=True)
+        return replace(occurrences.given_back(claim), next_run_at=rows[name].next_run_at)
+
+    claims = await _claim(held_back.values(), store, now)
+    await store.settle([outcome(claim) for claim in claims])
+    left = held_back.keys() - {claim.schedule.id for claim in claims}
+    for found in (await store.get(left)).values() if left else ():  # what was paused since it was written; the rest is being sent
+        if found.paused and _is_alike(found, held_back[found.id]):
+            is_done = found.id in done
+            await _edit(found, _end_of_pause if is_done else partial(_as_due, rows[found.id], now), store)
+            await store.settle([outcome(claim) for claim in (await _claim([found], store, now) if is_done else ())])
+
+
+async def _end_of_pause(stored: StoredSchedule) -> ScheduleChanges | None:
+    return ScheduleChanges(updated_at=stored.updated_at, paused=False) if stored.paused else None
+
+
+async def _as_due(row: StoredSchedule, now: datetime, stored: StoredSchedule) -> ScheduleChanges | None:
+    is_ours = _is_held_back(stored, row)
+    return ScheduleChanges(updated_at=now, next_run_at=row.next_run_at) if is_ours else None
+
+
+async def _claim(rows: Collection[StoredSchedule], store: ScheduleStore, now: datetime) -> list[Claim]:
+    """Keep others from sending what has these ids, due or not, until it is settled."""
+    early = max((row.next_run_at or now for row in rows), default=now) - now
+    ids = [row.id for row in rows]
+    return (
+        await store.claim(now, claimant="declaring", lease=_LEASE, limit=len(ids), ids=ids, early=max(early, _NONE))
+        if ids
+        else []
+    )
+
+
+async def _replace_once(
+    rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock
+) -> list[StoredSchedule]:
+    """Do what `_replace` does, and hold it meanwhile: else it may be sent, and stored anew by its task, before it is edited."""
+    stored = await store.get([row.id for row in rows]) if rows else {}
+    differing = [stored[row.id] for row in rows if row.id in stored and not _is_as_declared(stored[row.id], row)]
+    now = await clock.now()
+    one_offs = [found for found in differing if (former := _former(found, defaults)) is None or former.is_one_off]
+    claims = await _claim(one_offs, store, now)
+    try:
+        return await _replace(rows, declared, store, defaults, clock)
+    finally:
+        if claims:
+            await store.settle([occurrences.given_back(claim) for claim in claims])
 
 
 async def _replace(
@@ -144,18 +219,6 @@ async def _replace(
     exist = await together(calls, at_once=_LOOK_UPS)
     gone = [row for row in rows if row.id not in stored]
     return gone + [row for row, exists in zip(others, exist, strict=True) if not exists]
-
-
-async def _withdraw(held_back: Mapping[str, StoredSchedule], store: ScheduleStore, now: datetime) -> None:
-    """Delete what was held back, but not what somebody has stored under that id since: an edit outlives the end of a claim."""
-    if not held_back:
-        return
-    early = max(row.next_run_at or now for row in held_back.values()) - now
-    claims = await store.claim(
-        now, claimant="declaring", lease=_WITHDRAWN_IN, limit=len(held_back), ids=list(held_back), early=early
-    )
-    ours = [claim for claim in claims if _is_alike(claim.schedule, held_back[claim.schedule.id])]
-    await store.settle([Outcome(claim=claim, finished=True) for claim in ours])
 
 
 async def _redeclare(
@@ -190,16 +253,6 @@ def _former(stored: StoredSchedule, defaults: Defaults) -> Definition | None:
         return None
 
 
-async def _bring_forward(row: StoredSchedule, held_back: StoredSchedule, store: ScheduleStore, now: datetime) -> None:
-    """Let what was held back run when it is due, unless somebody else has said when in the meantime."""
-
-    async def change(stored: StoredSchedule) -> ScheduleChanges | None:
-        is_ours = _is_alike(stored, held_back) and stored.next_run_at != row.next_run_at
-        return ScheduleChanges(updated_at=now, next_run_at=row.next_run_at) if is_ours else None
-
-    await _edit(held_back, change, store)  # which is as it was stored: of revision 1
-
-
 async def _edit(
     stored: StoredSchedule | None, change: Callable[[StoredSchedule], Awaitable[ScheduleChanges | None]], store: ScheduleStore
 ) -> bool:
@@ -216,6 +269,12 @@ async def _edit(
 
 def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:
     return row if row.next_run_at is None else replace(row, next_run_at=max(row.next_run_at, now + _HELD_BACK))
+
+
+def _is_held_back(stored: StoredSchedule, row: StoredSchedule) -> bool:
+    """Whether somebody who stores the same has not let it go yet, or has died before that."""
+    is_later = stored.next_run_at is not None and row.next_run_at is not None and stored.next_run_at > row.next_run_at
+    return stored.timing == row.timing and stored.attempt == 0 and is_later
 
 
 def _is_alike(stored: StoredSchedule, held_back: StoredSchedule) -> bool:

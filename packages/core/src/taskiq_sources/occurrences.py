@@ -178,12 +178,17 @@ def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
 
 def released(dispatch: Dispatch) -> Outcome:
     """Return the outcome of a claim that is given back unused: others may take it at once."""
-    schedule = dispatch.claim.schedule
+    return replace(given_back(dispatch.claim), scheduled_for=dispatch.scheduled_for, coalesced=dispatch.coalesced)
+
+
+def given_back(claim: Claim) -> Outcome:
+    """Return the outcome after which all is as it was before the claim."""
+    schedule = claim.schedule
     return Outcome(
-        claim=dispatch.claim,
-        scheduled_for=dispatch.scheduled_for,
+        claim=claim,
+        scheduled_for=schedule.scheduled_for,
         next_run_at=schedule.next_run_at,
-        coalesced=dispatch.coalesced,
+        coalesced=schedule.coalesced,
         attempt=schedule.attempt - 1,
         run_count=schedule.run_count,
         last_error=schedule.last_error,

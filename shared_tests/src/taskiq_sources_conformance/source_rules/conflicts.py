@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
@@ -12,7 +11,6 @@ from taskiq_sources import ScheduleExistsError, ScheduleOptions, ScheduleSource
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.occurrences import failed
 from taskiq_sources_conformance.source_build import (
-    DAY,
     HOUR,
     MINUTE,
     NOON,
@@ -53,188 +51,6 @@ DIFFERENT: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 class ConflictRules:
     """An application may declare its schedules at every start, and loses nothing by it."""
-
-    @pytest.mark.parametrize("time", [NOW, NOW - DAY, NOW + HOUR], ids=["now", "past", "later"])
-    async def test_a_one_off_that_was_sent_is_not_sent_again(
-        self, source: ScheduleSource, clock: ManualClock, time: datetime
-    ) -> None:
-        """It is declared still, but it is over. (Look at `_done_before` in `add_schedules`.)"""
-        await add(source, time=time)
-        clock.set(NOW + HOUR)
-        assert nominal(await send_due(source)) == [time]
-
-        assert await source.add_schedules([scheduled(time=time), scheduled("b", time=NOW)]) == set()
-
-        assert await ids(source) == ["b"]
-        assert [dispatch.schedule_id for dispatch in await send_due(source)] == ["b"]
-
-    async def test_a_one_off_that_was_sent_may_be_given_another_time(self, source: ScheduleSource, clock: ManualClock) -> None:
-        """That is another occurrence; the first of them in the history does not hide it. (Look at the occurrence's id.)"""
-        await add(source, time=NOW)
-        await send_due(source)
-        clock.set(NOW + MINUTE)
-
-        await source.add_schedule(scheduled(time=NOW + SECOND))
-
-        assert nominal(await send_due(source)) == [NOW + SECOND]
-
-    async def test_an_id_may_be_used_ever_again(self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any) -> None:
-        """Of its history no more is read than from about the new time on. (Look at `since` in `_done_before`.)"""
-        read: list[Any] = []
-        runs = source.store.runs
-
-        async def noted(*args: Any, **options: Any) -> Any:
-            read.extend(found := await runs(*args, **options))
-            return found
-
-        for number in range(10):
-            clock.set(NOW + number * HOUR)
-            await add(source, time=NOW + number * HOUR)
-            await send_due(source)
-        monkeypatch.setattr(source.store, "runs", noted)
-        clock.set(NOW + 10 * HOUR)
-        await source.add_schedule(scheduled(time=NOW + 10 * HOUR))
-
-        assert read == []
-        assert nominal(await send_due(source)) == [NOW + 10 * HOUR]
-
-    async def test_a_one_off_that_was_sent_early_is_not_sent_again(self, source: ScheduleSource, clock: ManualClock) -> None:
-        """As taskiq's loop may, before its time by the store's clock. (Look at what is looked up in the history.)"""
-        await add(source, time=NOW + SECOND)
-        [dispatch] = await source.desk.take(limit=1, early=SECOND)
-        await source.desk.sent(dispatch)
-
-        await source.add_schedule(scheduled(time=NOW + SECOND))
-
-        clock.set(NOW + MINUTE)
-        assert await send_due(source) == []
-
-    async def test_a_time_that_was_done_with_does_not_displace_another(self, source: ScheduleSource) -> None:
-        """What was given another time meanwhile keeps it, though the old one is declared. (Look at what is stored.)"""
-        await add(source, time=NOW - HOUR)
-        await send_due(source)
-        await source.add_schedule(scheduled(time=NOW + HOUR))
-
-        assert await source.add_schedules([scheduled(time=NOW - HOUR)]) == {"a"}
-        with pytest.raises(ScheduleExistsError):
-            await source.add_schedules([scheduled(time=NOW - HOUR)], on_conflict="error")
-
-        assert (await state(source)).scheduled_for == NOW + HOUR
-
-    @pytest.mark.parametrize("status", ["failed", "unknown"])
-    async def test_what_is_sent_at_most_once_is_not_sent_again(
-        self, source: ScheduleSource, clock: ManualClock, status: str
-    ) -> None:
-        """Whether it arrived or not: that is not known, and the schedule is gone. (Look at the statuses that count.)"""
-        options = ScheduleOptions(delivery="at_most_once")
-        await add(source, time=NOW, schedule_options=options)
-        dispatch = await take_one(source)
-        if status == "failed":
-            await source.desk.settle([failed(dispatch, NOW, "no broker")])
-        else:
-            clock.advance(HOUR)
-            assert await send_due(source) == []
-        assert await ids(source) == []
-
-        await source.add_schedule(scheduled(time=NOW, schedule_options=options))
-
-        assert await ids(source) == []
-
-    @pytest.mark.parametrize("args", [[], [1]], ids=["as-it-was", "changed"])
-    @pytest.mark.parametrize("moment", ["before-it-is-written", "when-it-is-written"])
-    async def test_what_is_sent_while_it_is_declared_is_over(
-        self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any, moment: str, args: list[Any]
-    ) -> None:
-        """Whenever that is, and whatever other schedulers do meanwhile. (Look at what is written before the last look.)"""
-        await add(source, time=NOW)
-        put = source.store.put
-        sent: list[Any] = []
-
-        async def sent_meanwhile(*args: Any, **options: Any) -> Any:
-            if moment == "before-it-is-written":
-                sent.extend(await send_due(source))
-            existing = await put(*args, **options)
-            sent.extend(await send_due(source))
-            return existing
-
-        monkeypatch.setattr(source.store, "put", sent_meanwhile)
-        await source.add_schedule(scheduled(time=NOW, args=args))
-        clock.advance(HOUR)
-        sent += await send_due(source)
-
-        assert nominal(sent) == [NOW]
-
-    async def test_what_takes_the_id_while_it_is_declared_stays(self, source: ScheduleSource, monkeypatch: Any) -> None:
-        """As of a task that schedules itself again under its own id. (Look at what is deleted after the last look.)"""
-        await add(source, time=NOW)
-        put, runs, looks = source.store.put, source.store.runs, 0
-
-        async def sent_before(*args: Any, **options: Any) -> Any:
-            await send_due(source)
-            return await put(*args, **options)
-
-        async def taken_after(*args: Any, **options: Any) -> Any:
-            nonlocal looks
-            looks += 1
-            found = await runs(*args, **options)
-            if looks == 2:  # the last one
-                monkeypatch.undo()
-                await source.add_schedule(scheduled(time=NOW + HOUR))
-            return found
-
-        monkeypatch.setattr(source.store, "put", sent_before)
-        monkeypatch.setattr(source.store, "runs", taken_after)
-        await source.add_schedule(scheduled(time=NOW))
-
-        assert (await state(source)).scheduled_for == NOW + HOUR
-
-    async def test_a_process_that_dies_while_it_declares_a_one_off_delays_it(
-        self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any
-    ) -> None:
-        """It is sent within a minute or so though nobody comes back to it. (Look at what is written first.)"""
-        store = source.store
-
-        async def dies(*_args: Any, **_options: Any) -> Any:
-            raise asyncio.CancelledError
-
-        monkeypatch.setattr(store, "update", dies)
-        with pytest.raises(asyncio.CancelledError):
-            await source.add_schedule(scheduled(time=NOW))
-        monkeypatch.undo()
-        assert await send_due(source) == []
-
-        clock.advance(MINUTE)
-
-        assert nominal(await send_due(source)) == [NOW]
-
-    async def test_who_edits_a_one_off_while_it_is_declared_delays_nothing(
-        self, source: ScheduleSource, monkeypatch: Any
-    ) -> None:
-        """What is neither another time nor a deletion leaves it due. (Look at what is done when the revision has moved.)"""
-        update = source.store.update
-
-        async def paused_before(*args: Any, **options: Any) -> Any:
-            monkeypatch.undo()
-            await source.pause("a")
-            return await update(*args, **options)
-
-        monkeypatch.setattr(source.store, "update", paused_before)
-        await source.add_schedule(scheduled(time=NOW))
-        assert (await state(source)).paused
-        await source.resume("a")
-
-        assert nominal(await send_due(source)) == [NOW]
-
-    async def test_a_one_off_that_failed_is_stored_again(self, source: ScheduleSource) -> None:
-        """Only what was sent or given up for good is over. (Look at the statuses that count.)"""
-        await add(source, time=NOW)
-        claim = await take_one(source)
-        await source.desk.settle([failed(claim, NOW, "no broker")])
-        await source.delete_schedule("a")
-
-        await source.add_schedule(scheduled(time=NOW))
-
-        assert nominal(await send_due(source)) == [NOW]
 
     async def test_replace(self, source: ScheduleSource) -> None:
         """`replace` overwrites and tells which ids existed. (Look at what `put` returns.)"""
