@@ -13,7 +13,14 @@ import pytest
 import taskiq
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker, TaskiqEvents, TaskiqState
 
-from taskiq_sources import DurableScheduler, InMemoryScheduleSource, ScheduledTask, ScheduleValidationError, preserve_all
+from taskiq_sources import (
+    DurableScheduler,
+    InMemoryScheduleSource,
+    ScheduledTask,
+    ScheduleValidationError,
+    SourceClosedError,
+    preserve_all,
+)
 from taskiq_sources.memory import MemoryData
 from taskiq_sources_conformance.virtual import ForeignSource
 from taskiq_sources_conformance.virtual_loop import LoopClock, VirtualEventLoop
@@ -190,8 +197,9 @@ def test_event_loops_may_run_it_one_after_the_other() -> None:
         asyncio.run(use())
 
 
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "left-open"])
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_it_is_started_again_after_a_loop_that_was_closed_over_it() -> None:
+def test_it_is_started_again_after_a_loop_that_ended_over_it(is_closed: bool) -> None:
     """Its tasks there are never done, and nobody can wait for them."""
     source = InMemoryScheduleSource()
     broker = InMemoryBroker()
@@ -204,7 +212,8 @@ def test_it_is_started_again_after_a_loop_that_was_closed_over_it() -> None:
     scheduler = DurableScheduler(broker, [source, ForeignSource([])])
     loop = asyncio.new_event_loop()
     loop.run_until_complete(scheduler.start())
-    loop.close()
+    if is_closed:
+        loop.close()
 
     async def again() -> None:
         assert not scheduler.health().running
@@ -215,7 +224,36 @@ def test_it_is_started_again_after_a_loop_that_was_closed_over_it() -> None:
         await scheduler.stop()
 
     asyncio.run(asyncio.wait_for(again(), 10))
+    loop.close()
     gc.collect()  # Python complains of the tasks of that loop, here and not in the next test
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_it_is_stopped_after_a_loop_that_was_left_open(broker: Broker) -> None:
+    scheduler = DurableScheduler(broker, [InMemoryScheduleSource(), ForeignSource([])])
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(scheduler.start())
+
+    asyncio.run(scheduler.stop())
+
+    assert broker.stops == 1
+    loop.close()
+    gc.collect()
+
+
+def test_it_is_stopped_where_it_runs(broker: Broker) -> None:
+    """In a loop of another thread that can do nothing for it, that is said, and it goes on."""
+    scheduler = DurableScheduler(broker, [InMemoryScheduleSource()])
+
+    async def live() -> None:
+        async with scheduler:
+            with pytest.raises(SourceClosedError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, scheduler.stop())
+
+            assert scheduler.health().ok
+
+    asyncio.run(live())
+    assert broker.stops == 1
 
 
 def test_it_is_stopped_in_a_later_loop_than_it_was_started_in(broker: Broker) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
 
-from taskiq_sources.tasking import end, event_or_timeout, sparsely
+from taskiq_sources.tasking import LoopEvent, end, event_or_timeout, sparsely
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -74,3 +75,26 @@ def test_two_changes_come_at_once_and_others_one_by_one() -> None:
 
     assert (first, second) == (0.001, 0.002)
     assert 1.9 <= others[-1] <= 2.3
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_event_wakes_who_waits_though_others_waited_in_a_loop_that_was_closed() -> None:
+    """As watchers of a store that is used in one loop after another."""
+    event = LoopEvent()
+    loop = asyncio.new_event_loop()
+    left = loop.create_task(event.wait(60))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def wake() -> None:
+        waiting = asyncio.ensure_future(event.wait(60))
+        await asyncio.sleep(0)
+        event.set()
+        await asyncio.wait_for(waiting, 5)
+        await event.wait(60)
+
+    asyncio.run(wake())
+    assert event.is_set()
+    assert not left.done()
+    del left
+    gc.collect()  # Python complains of the task of that loop, here and not in the next test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from taskiq_sources.sql.columns import schedule_columns
 from taskiq_sources_conformance.build import TIMEOUT, listed, schedule
 from taskiq_sources_sqlite import SQLiteStore
+from taskiq_sources_sqlite.file import File
 from taskiq_sources_sqlite.operations import run
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +109,7 @@ PRELUDE = """
 import asyncio, sys
 from taskiq_sources_conformance.build import schedule
 from taskiq_sources_sqlite import SQLiteStore
+from taskiq_sources_sqlite.file import File
 store = SQLiteStore(sys.argv[1])
 """
 
@@ -173,3 +176,30 @@ async def test_the_thread_gets_the_interpreter_soon_but_only_during_a_call(store
 
     assert await store._session.call(lambda _: sys.getswitchinterval()) < before
     assert sys.getswitchinterval() == pytest.approx(before)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_store_is_closed_after_a_loop_that_was_closed_over_its_watcher(path: Path) -> None:
+    """The watcher cannot be told any more, and the file is closed all the same."""
+    store = SQLiteStore(path)
+
+    async def watch(looked: asyncio.Event) -> None:
+        async for _ in store.watch():
+            looked.set()
+
+    async def begin() -> tuple[File, asyncio.Future[None]]:
+        looked = asyncio.Event()
+        await store.open()
+        watcher = asyncio.ensure_future(watch(looked))
+        await looked.wait()  # it waits for the next look by now
+        return store._session, watcher
+
+    loop = asyncio.new_event_loop()
+    file, watcher = loop.run_until_complete(begin())
+    loop.close()
+
+    asyncio.run(store.close())
+
+    assert file._connection is None
+    del watcher
+    gc.collect()  # Python complains of the watcher here, and not in the next test

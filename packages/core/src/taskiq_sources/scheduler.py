@@ -181,6 +181,8 @@ class DurableMixin(TaskiqScheduler):
         async with self._changing.here():
             if self._engine is None:
                 return
+            if self._runs and self._engine.get_loop() is not asyncio.get_running_loop():
+                raise SourceClosedError(f"{type(self).__name__} runs in another event loop: stop it there")
             self._begin_change()
             foreign, self._foreign = self._foreign, None
             async with contextlib.AsyncExitStack() as stopping:  # from the last to the first
@@ -223,8 +225,8 @@ class DurableMixin(TaskiqScheduler):
 
     @property
     def _runs(self) -> bool:
-        # A task of an event loop that was closed over it is never done.
-        return self._engine is not None and not self._engine.done() and not self._engine.get_loop().is_closed()
+        # A task of an event loop that has ended is never done.
+        return self._engine is not None and not self._engine.done() and self._engine.get_loop().is_running()
 
     def _start_engine(self) -> None:
         if not self._runs:
@@ -235,8 +237,8 @@ class DurableMixin(TaskiqScheduler):
 
     async def _stop_engine(self) -> None:
         engine, self._engine = self._engine, None
-        if engine is None or engine.get_loop().is_closed():
-            return
+        if engine is None or engine.get_loop() is not asyncio.get_running_loop():
+            return  # the loop that it was started in has ended
         self._stopped.set()
         for dispatcher in self._dispatchers:
             dispatcher.stop()

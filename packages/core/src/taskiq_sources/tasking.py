@@ -22,8 +22,8 @@ async def event_or_timeout(event: asyncio.Event, seconds: float) -> None:
 
 
 async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and wait until they have ended, however they do. Those of an event loop that was closed have ended with it."""
-    ending = [task for task in tasks if not task.get_loop().is_closed()]
+    """Cancel tasks and wait until they have ended, however they do. Those of an event loop that has ended have ended with it."""
+    ending = [task for task in tasks if task.get_loop() is asyncio.get_running_loop()]
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)
@@ -52,6 +52,37 @@ class LoopLock:
         if self._loop is not loop:
             self._loop, self._lock = loop, asyncio.Lock()
         return self._lock
+
+
+class LoopEvent:
+    """An event for what is waited for in one event loop after another. Who waited in one that was closed waits no more."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+
+    def is_set(self) -> bool:
+        """Whether it has happened."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Wake all who wait."""
+        self._is_set = True
+        waiters, self._waiters = self._waiters, set()
+        for loop, event in waiters:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(event.set)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it has happened, or for `seconds`."""
+        if self._is_set:
+            return
+        waiter = asyncio.get_running_loop(), asyncio.Event()
+        self._waiters.add(waiter)
+        try:
+            await event_or_timeout(waiter[1], seconds)
+        finally:
+            self._waiters.discard(waiter)
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.tasking import LoopLock, event_or_timeout
+from taskiq_sources.tasking import LoopEvent, LoopLock
 from taskiq_sources.turns import TURNS
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
@@ -44,7 +44,7 @@ class File:
         self._connection: aiosqlite.Connection | None = None
         self._opened: tuple[int, int] | None = None  # which file it was
         self._unfinished: set[asyncio.Task[Any]] = set()
-        self._closed = asyncio.Event()
+        self._closed = LoopEvent()
         self._switching = LoopLock()  # held while the connection is opened, replaced or closed
 
     async def open(self) -> None:
@@ -85,7 +85,7 @@ class File:
                 if found != seen:
                     seen = found
                     yield
-            await event_or_timeout(self._closed, interval)
+            await self._closed.wait(interval)
 
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
