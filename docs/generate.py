@@ -16,6 +16,7 @@ from datetime import timedelta
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import taskiq_sources
 from taskiq_sources.models import Capabilities
@@ -103,7 +104,8 @@ def reference() -> str:
     objects = {name: getattr(taskiq_sources, name) for name in names}
     errors = {name: value for name, value in objects.items() if inspect.isclass(value) and issubclass(value, Exception)}
     functions = {name: value for name, value in objects.items() if inspect.isfunction(value)}
-    classes = {name: value for name, value in objects.items() if name not in errors and name not in functions}
+    classes = {name: value for name, value in objects.items() if inspect.isclass(value) and name not in errors}
+    literals = {name: get_args(value) for name, value in objects.items() if get_args(value) and name not in classes}
     parts = [
         "# Reference",
         INTRODUCTION,
@@ -111,6 +113,8 @@ def reference() -> str:
         *(class_section(name, value) for name, value in classes.items()),
         "## Functions",
         listing(functions),
+        "## Types",
+        "\n".join(f"- `{name}`: {', '.join(f'`{value!r}`' for value in values)}" for name, values in literals.items()),
         "## Errors",
         "All are subclasses of `TaskiqSourcesError`. Each message names the offending value and the way out.",
         listing(errors),

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Annotated
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
 from taskiq import InMemoryBroker
 
 from taskiq_sources import DurableScheduler
@@ -40,7 +41,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/reminders/{what}")
-async def remind(what: str, in_seconds: float) -> str:
+async def remind(what: str, in_seconds: Annotated[float, Query(ge=0, le=1e9)]) -> str:
     """Be reminded later, whether or not this process still runs then; return the id of the schedule."""
     created = await remind_of.schedule_by_time(source, system_now() + timedelta(seconds=in_seconds), what)
     return created.schedule_id

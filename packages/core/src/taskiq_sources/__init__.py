@@ -6,6 +6,7 @@ What applications need is importable from here; what authors of a backend need i
 
 from importlib.metadata import version
 
+from taskiq_sources.clock import ManualClock
 from taskiq_sources.created import CreatedSchedule
 from taskiq_sources.errors import (
     BackendVersionError,
@@ -24,8 +25,8 @@ from taskiq_sources.health import Health, SourceHealth
 from taskiq_sources.info import ScheduleInfo, SourceOptions
 from taskiq_sources.memory import InMemoryScheduleSource
 from taskiq_sources.merge import MergedScheduleSource, only_new, only_unique, preserve_all
-from taskiq_sources.models import Capabilities, Claim, Outcome, Run, StoredSchedule
-from taskiq_sources.options import ScheduleOptions
+from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunStatus, StoredSchedule
+from taskiq_sources.options import OnConflict, ScheduleOptions
 from taskiq_sources.plugins import source_from_url
 from taskiq_sources.scheduler import DurableMixin, DurableScheduler
 from taskiq_sources.settings import DispatchOptions, DispatchSettings
@@ -46,10 +47,13 @@ __all__ = [
     "DurableScheduler",
     "Health",
     "InMemoryScheduleSource",
+    "ManualClock",
     "MergedScheduleSource",
+    "OnConflict",
     "Outcome",
     "RevisionConflictError",
     "Run",
+    "RunStatus",
     "ScheduleDecodeError",
     "ScheduleExistsError",
     "ScheduleInfo",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from datetime import datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from taskiq import AsyncResultBackend, AsyncTaskiqTask
 from taskiq.kicker import AsyncKicker
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from taskiq_sources.source import ScheduleSource
 
 _ReturnType = TypeVar("_ReturnType")
+_Result = TypeVar("_Result")
 
 
 class CreatedSchedule(TaskiqCreatedSchedule[_ReturnType]):
@@ -71,7 +74,17 @@ class CreatedSchedule(TaskiqCreatedSchedule[_ReturnType]):
         if info.task is not None:
             self.task = info.task
 
-    async def run_now(self) -> AsyncTaskiqTask[_ReturnType]:
+    # As taskiq does it for `kiq`: what a coroutine returns is what a result is.
+    @overload
+    async def run_now(self: CreatedSchedule[CoroutineType[Any, Any, _Result]]) -> AsyncTaskiqTask[_Result]: ...
+
+    @overload
+    async def run_now(self: CreatedSchedule[Coroutine[Any, Any, _Result]]) -> AsyncTaskiqTask[_Result]: ...
+
+    @overload
+    async def run_now(self: CreatedSchedule[_ReturnType]) -> AsyncTaskiqTask[_ReturnType]: ...
+
+    async def run_now(self) -> Any:
         """Have it sent once more, now, through the schedulers; return the handle of that very run."""
         task_id = await self.source.run_now(self.schedule_id)
         backend: AsyncResultBackend[Any] = self.kicker.broker.result_backend
