@@ -46,7 +46,8 @@ async def use() -> None:
 
         conflict: OnConflict = "keep"
         options = ScheduleOptions(misfire="skip")
-        await source.schedule(greet, time=datetime(2030, 1, 1, tzinfo=timezone.utc), args=["x"], options=options, on_conflict=conflict)
+        soon = datetime(2030, 1, 1, tzinfo=timezone.utc)
+        await source.schedule(greet, time=soon, args=["x"], options=options, on_conflict=conflict)
         labelled = greet.kicker().with_labels(schedule_options=str(options))
         await labelled.schedule_by_cron(source, "0 8 * * *", "x")
         assert_type(await source.reschedule("x", options=options), ScheduleInfo)
