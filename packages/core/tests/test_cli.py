@@ -23,7 +23,7 @@ from taskiq import InMemoryBroker, TaskiqScheduler
 from taskiq.schedule_sources import LabelScheduleSource
 from taskiq.serializers import PickleSerializer
 
-from taskiq_sources import InMemoryScheduleSource, MergedScheduleSource, ScheduleOptions, SourceConnectionError
+from taskiq_sources import InMemoryScheduleSource, MergedScheduleSource, ScheduleOptions, SourceClosedError, SourceConnectionError
 from taskiq_sources.cli import SchedulesCommand
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.models import RunQuery, ScheduleQuery
@@ -183,11 +183,13 @@ def test_json_has_everything_one_document_a_line(app: App, capsys: pytest.Captur
 def test_json_is_json_whatever_a_serializer_has_stored(app: App, capsys: pytest.CaptureFixture[str]) -> None:
     """Arguments may be of any type; those that JSON lacks are text."""
     source = InMemoryScheduleSource(clock=app.clock, serializer=PickleSerializer())
+    endless: list[Any] = []
+    endless.append(endless)
     sys.modules["app_of_cli_test"].__dict__["pickling"] = source
     task = ScheduledTask(
         task_name="t",
         labels={},
-        args=[float("nan"), [float("inf")], {1}, NOON],
+        args=[float("nan"), [float("inf")], {1}, NOON, endless],
         kwargs={"d": {(1, 2): 3, 4: (5.5, None, True)}},
         schedule_id="a",
         cron="@daily",
@@ -197,7 +199,7 @@ def test_json_is_json_whatever_a_serializer_has_stored(app: App, capsys: pytest.
     assert run("list", "app_of_cli_test:pickling", "--json") == 0
 
     stored = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["task"]
-    assert stored["args"] == ["nan", ["inf"], "{1}", NOON.isoformat()]
+    assert stored["args"][:4] == ["nan", ["inf"], "{1}", NOON.isoformat()]
     assert stored["kwargs"] == {"d": {"(1, 2)": 3, "4": [5.5, None, True]}}
 
 
@@ -441,6 +443,22 @@ def test_a_source_that_is_not_needed_may_be_down(app: App, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
+def test_a_source_that_does_not_close_is_told_and_the_others_are_closed(
+    app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail() -> None:
+        raise SourceConnectionError("it has hung up")
+
+    monkeypatch.setattr(app.source, "shutdown", fail)
+    app.add("a", app.second, cron="@daily")
+
+    assert run("pause", "app_of_cli_test:scheduler", "a") == 1
+
+    assert capsys.readouterr() == ("a: paused\n", "SourceConnectionError: it has hung up\n")
+    with pytest.raises(SourceClosedError):
+        asyncio.run(app.second.get_schedules())
+
+
 # -- output ------------------------------------------------------------------------------------------------------------------
 
 
@@ -490,6 +508,14 @@ def test_output_that_cannot_be_written_is_an_error_of_one_line(app: App, capsys:
         assert run("list", SOURCE) == 1
 
     assert capsys.readouterr().err == "standard output cannot be written: [Errno 28] No space left on device\n"
+
+
+def test_output_that_the_shell_has_closed_is_no_error(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``taskiq schedules pause … >&-`` does."""
+    app.add("a", cron="@daily")
+    monkeypatch.setattr(sys, "stdout", None)
+
+    assert run("pause", SOURCE, "a") == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="another process cannot be sent SIGINT alone")
