@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stdout
@@ -18,14 +21,22 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker, TaskiqScheduler
 from taskiq.schedule_sources import LabelScheduleSource
+from taskiq.serializers import PickleSerializer
 
-from taskiq_sources import InMemoryScheduleSource, MergedScheduleSource, ScheduleOptions
+from taskiq_sources import InMemoryScheduleSource, MergedScheduleSource, ScheduleOptions, SourceClosedError, SourceConnectionError
 from taskiq_sources.cli import SchedulesCommand
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.models import RunQuery, ScheduleQuery
 from taskiq_sources.tasks import ScheduledTask
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
+
+
+class Down(InMemoryScheduleSource):
+    """A source whose server cannot be reached."""
+
+    async def startup(self) -> None:
+        raise SourceConnectionError("nobody at db:5432")
 
 
 class App:
@@ -41,6 +52,7 @@ class App:
         self.scheduler = TaskiqScheduler(self.broker, [self.labels, self.source, self.second])
         self.merged = MergedScheduleSource([self.source, self.second])
         self.foreign = TaskiqScheduler(self.broker, [self.labels])
+        self.half = TaskiqScheduler(self.broker, [Down(), self.source])
 
     def add(self, name: str, source: InMemoryScheduleSource | None = None, **fields: Any) -> None:
         task = ScheduledTask(task_name="app:job", labels={}, args=[1], kwargs={"key": "value"}, schedule_id=name, **fields)
@@ -62,11 +74,14 @@ class App:
 async def _job(*_args: Any, **_kwargs: Any) -> None: ...
 
 
+def with_argument(_kind: str) -> None: ...
+
+
 @pytest.fixture
 def app() -> Iterator[App]:
     app = App()
     module = ModuleType("app_of_cli_test")
-    module.__dict__.update(vars(app), asyncio=asyncio)
+    module.__dict__.update(vars(app), asyncio=asyncio, with_argument=with_argument)
     sys.modules[module.__name__] = module
     yield app
     del sys.modules[module.__name__]
@@ -165,6 +180,29 @@ def test_json_has_everything_one_document_a_line(app: App, capsys: pytest.Captur
     assert second["task"]["time"] == NOON.isoformat()
 
 
+def test_json_is_json_whatever_a_serializer_has_stored(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arguments may be of any type; those that JSON lacks are text."""
+    source = InMemoryScheduleSource(clock=app.clock, serializer=PickleSerializer())
+    endless: list[Any] = []
+    endless.append(endless)
+    sys.modules["app_of_cli_test"].__dict__["pickling"] = source
+    task = ScheduledTask(
+        task_name="t",
+        labels={},
+        args=[float("nan"), [float("inf")], {1}, NOON, endless],
+        kwargs={"d": {(1, 2): 3, 4: (5.5, None, True)}},
+        schedule_id="a",
+        cron="@daily",
+    )
+    asyncio.run(source.add_schedule(task))
+
+    assert run("list", "app_of_cli_test:pickling", "--json") == 0
+
+    stored = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["task"]
+    assert stored["args"][:4] == ["nan", ["inf"], "{1}", NOON.isoformat()]
+    assert stored["kwargs"] == {"d": {"(1, 2)": 3, "4": [5.5, None, True]}}
+
+
 def test_a_scheduler_and_a_merged_source_are_asked_for_all_sources_of_ours(app: App, capsys: pytest.CaptureFixture[str]) -> None:
     app.add("a", cron="@daily")
     app.add("b", app.second, cron="@daily")
@@ -250,6 +288,8 @@ def test_what_cannot_be_done_is_told_and_the_rest_is_done(app: App, capsys: pyte
         ("app_of_cli_test:sauce", "sauce"),
         ("app_of_cli_test:broker", "no source of taskiq-sources"),
         ("app_of_cli_test:foreign", "no source of taskiq-sources"),
+        ("app_of_cli_test:with_argument", "cannot be called without arguments"),
+        ("./app.py:source", "module:variable"),
     ],
 )
 def test_a_place_without_sources_is_refused_by_name(app: App, capsys: pytest.CaptureFixture[str], where: str, told: str) -> None:
@@ -267,6 +307,159 @@ def test_a_url_that_nobody_serves_is_told_without_its_password(capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "UnknownBackendError" in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("list", "postgres:/bob:s3cret@127.0.0.1:1/db"),
+        ("list", "postgresql:bob:s3cret@host/db"),
+        ("list", "postgresql//bob:s3cret@host/db"),
+        ("list", "bob:s3cret@host:5432/db"),
+        ("list", "bob:s3cret@db"),
+        ("list", "postgres:/host/db?password=s3cret"),
+        ("list", "postgresql://bob:", "s3cret@host/db"),  # with a blank in it, and no quotes around it
+        ("postgresql://bob:s3cret@host/db", "list"),
+        ("postgres:/bob:s3cret@host/db", "list"),
+        ("runs", "app_of_cli_test:source", "--limit", "postgresql://bob:s3cret@host/db"),
+        ("list", "app_of_cli_test:source", "--overdue", "postgresql://bob:s3cret@host/db"),
+        ("list", "app_of_cli_test:source", "postgresql://bob:s3cret@host/db"),
+        ("list", "app_of_cli_test:source", "--paused=postgresql://bob:s3cret@host/db"),
+    ],
+)
+def test_a_password_in_the_wrong_place_is_not_printed(
+    app: App, capsys: pytest.CaptureFixture[str], args: tuple[str, ...]
+) -> None:
+    """URLs are mistyped, and take the place of another argument."""
+    with pytest.raises(SystemExit) as left:
+        run(*args)
+
+    assert left.value.code == 2
+    said = "".join(capsys.readouterr())
+    assert "s3cret" not in said
+    assert "may hold a password" in said
+
+
+def test_a_url_for_an_id_is_told_without_its_password(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pause", SOURCE, "postgresql://bob:s3cret@host/db") == 1
+
+    assert "s3cret" not in "".join(capsys.readouterr())
+
+
+def test_a_store_in_memory_is_refused_because_it_is_another_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("list", "memory://") == 1
+
+    assert "memory of another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["inf", "nan", "1e11", "-1", "soon"])
+def test_what_is_no_length_of_time_is_refused(app: App, capsys: pytest.CaptureFixture[str], given: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        run("list", SOURCE, "--overdue", given)
+
+    assert left.value.code == 2
+    assert f"argument --overdue: '{given}' is not a number of seconds from 0 to" in capsys.readouterr().err
+
+
+def test_nothing_is_later_than_the_longest_time_that_is_taken(app: App) -> None:
+    assert run("list", SOURCE, "--overdue", "3155760000") == 0
+
+
+@pytest.mark.parametrize("name", ["make_scheduler", "make_source", "make_later"])
+def test_a_function_that_returns_a_scheduler_or_a_source_is_called(
+    app: App, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """In the event loop, as taskiq does it."""
+
+    def make_scheduler() -> TaskiqScheduler:
+        asyncio.get_running_loop()
+        return app.scheduler
+
+    def make_source() -> InMemoryScheduleSource:
+        return app.source
+
+    async def make_later() -> TaskiqScheduler:
+        return app.scheduler
+
+    app.add("a", cron="@daily")
+    sys.modules["app_of_cli_test"].__dict__.update(make_scheduler=make_scheduler, make_source=make_source, make_later=make_later)
+
+    assert run("list", f"app_of_cli_test:{name}") == 0
+
+    assert [row[0] for row in rows(capsys.readouterr().out)] == ["ID", "a"]
+
+
+@pytest.mark.parametrize("option", ["--app-dir", "-d"])
+def test_modules_are_found_in_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))  # taskiq leaves the directory in it
+    name = f"elsewhere_of_cli_test_{len(option)}"
+    (tmp_path / f"{name}.py").write_text("from taskiq_sources import InMemoryScheduleSource as S\nsource = S()\n")
+
+    assert run("list", f"{name}:source", option, str(tmp_path)) == 0
+
+    assert rows(capsys.readouterr().out) == [["ID", "TASK", "WHEN", "NEXT RUN", "STATE"]]
+
+
+# -- a source that is down ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "found"), [("list", ["ID", "a"]), ("runs", ["RECORDED", "2030-01-01 12:00:00 UTC"])])
+def test_a_source_that_is_down_is_told_and_the_others_are_listed(
+    app: App, capsys: pytest.CaptureFixture[str], command: str, found: list[str]
+) -> None:
+    app.add("a", interval=60)
+    app.do(lambda: _sent(app))
+
+    assert run(command, "app_of_cli_test:half") == 1
+
+    told = capsys.readouterr()
+    assert told.err == "SourceConnectionError: nobody at db:5432\n"
+    assert [row[0] for row in rows(told.out)] == found
+
+
+def test_schedules_are_found_behind_a_source_that_is_down(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told once: the next id is not looked for there again. What is found nowhere may be there."""
+    app.add("a", cron="@daily")
+    app.add("b", cron="@daily")
+
+    assert run("pause", "app_of_cli_test:half", "a", "nope", "b") == 1
+
+    told = capsys.readouterr()
+    assert told.out == "a: paused\nb: paused\n"
+    down, missing = told.err.splitlines()
+    assert down == "SourceConnectionError: nobody at db:5432"
+    assert "'nope' was not found where it could be looked for" in missing
+    assert app.ids(paused=True) == ["a", "b"]
+
+
+def test_a_source_that_is_not_needed_may_be_down(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    app.add("a", cron="@daily")
+    app.half.sources.reverse()
+
+    assert run("pause", "app_of_cli_test:half", "a") == 0
+
+    assert capsys.readouterr().err == ""
+
+
+def test_a_source_that_does_not_close_is_told_and_the_others_are_closed(
+    app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail() -> None:
+        raise SourceConnectionError("it has hung up")
+
+    monkeypatch.setattr(app.source, "shutdown", fail)
+    app.add("a", app.second, cron="@daily")
+
+    assert run("pause", "app_of_cli_test:scheduler", "a") == 1
+
+    assert capsys.readouterr() == ("a: paused\n", "SourceConnectionError: it has hung up\n")
+    with pytest.raises(SourceClosedError):
+        asyncio.run(app.second.get_schedules())
+
+
+# -- output ------------------------------------------------------------------------------------------------------------------
 
 
 def test_names_cannot_steer_the_terminal(app: App, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,3 +491,50 @@ def test_a_reader_that_has_enough_ends_the_listing(app: App, tmp_path: Path) -> 
     os.close(reading)
     with os.fdopen(writing, "w") as pipe, redirect_stdout(pipe):
         assert run("list", SOURCE) == 0
+
+
+def test_characters_that_the_output_lacks_are_escaped(app: App) -> None:
+    """A command must not fail half-way because of the name of a schedule."""
+    for name in ("漢字", "ü"):
+        app.add(name, cron="@daily")
+    with redirect_stdout(io.TextIOWrapper(written := io.BytesIO(), encoding="latin-1")):
+        assert run("pause", SOURCE, "漢字", "ü") == 0
+        assert written.getvalue() == b"\\u6f22\\u5b57: paused" + os.linesep.encode() + b"\xfc: paused" + os.linesep.encode()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_an_error_of_one_line(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("/dev/full").open("w") as full, redirect_stdout(full):
+        assert run("list", SOURCE) == 1
+
+    assert capsys.readouterr().err == "standard output cannot be written: [Errno 28] No space left on device\n"
+
+
+def test_output_that_the_shell_has_closed_is_no_error(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``taskiq schedules pause … >&-`` does."""
+    app.add("a", cron="@daily")
+    monkeypatch.setattr(sys, "stdout", None)
+
+    assert run("pause", SOURCE, "a") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another process cannot be sent SIGINT alone")
+def test_an_interrupt_while_connecting_ends_the_command_quietly(tmp_path: Path) -> None:
+    (tmp_path / "hanging.py").write_text(
+        "import asyncio\n"
+        "from taskiq_sources import InMemoryScheduleSource\n"
+        "class Hanging(InMemoryScheduleSource):\n"
+        "    async def startup(self):\n"
+        "        print('connecting', flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "source = Hanging()\n"
+    )
+    command = [sys.executable, "-m", "taskiq", "schedules", "list", "hanging:source"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connecting\n"
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=30)
+
+    assert told == ("", "")
+    assert process.returncode == 130

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from taskiq_sources.cli import SchedulesCommand
 from taskiq_sources_conformance.build import at, listed, schedule, take
 from taskiq_sources_sqlite import SQLiteStore
 
@@ -152,3 +153,12 @@ def test_schedules_are_listed_and_paused_from_a_shell(tmp_path: Path) -> None:
     assert "nightly" in said("-m", "taskiq", "schedules", "list", "shop:scheduler")
     assert said("-m", "taskiq", "schedules", "pause", "sqlite:///shop.db", "nightly") == "nightly: paused\n"
     assert "nightly" in said("-m", "taskiq", "schedules", "list", "shop:scheduler", "--paused")
+
+
+def test_a_shell_does_not_make_a_file_for_a_mistyped_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "typo.db"
+
+    assert SchedulesCommand().exec(["list", f"sqlite:///{path}"]) == 1
+
+    assert f"there is no file {str(path)!r}" in capsys.readouterr().err
+    assert not path.exists()

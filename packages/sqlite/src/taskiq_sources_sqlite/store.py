@@ -56,7 +56,8 @@ class SQLiteStore(SQLStore[File]):
         if not isinstance(patience, timedelta) or patience < timedelta(0):
             raise ScheduleValidationError("busy_timeout", busy_timeout, "use a timedelta, of 0 or longer")
         check_durations(poll_interval=poll_interval)
-        #: The file; absolute, so that it stays the same one when the process changes its directory.
+        #: The file; absolute, so that it stays the same one when the process changes its directory. ``taskiq schedules`` looks
+        #: whether it is there.
         self.path = os.path.abspath(path)
         self._new_session = partial(File, self.path, busy_timeout.total_seconds(), synchronous)
         self._poll_interval = poll_interval.total_seconds()
