@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import get_args
@@ -89,6 +90,8 @@ class SourceReader(taskiq.ScheduleSource):
         quarantined: bool | None = None,
         owner: str | None = None,
         due_before: datetime | None = None,
+        after: str | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[ScheduleInfo]:
         """Yield schedules in the order of their ids, reading a few hundred at a time.
 
@@ -98,7 +101,12 @@ class SourceReader(taskiq.ScheduleSource):
             quarantined: Only quarantined ones, or only the others.
             owner: Only those declared by this owner.
             due_before: Only those pending, and due before this instant (aware).
+            after: Only those whose ids come after this one, by code points: the last id of the page before.
+            limit: How many at most.
         """
+        _check_limit(limit)
+        if after is not None and not definitions.may_exist(after):
+            raise ScheduleValidationError("after", after, "use the id of a schedule")
         await self._open()
         query = ScheduleQuery(
             task_name=task_name,
@@ -107,11 +115,11 @@ class SourceReader(taskiq.ScheduleSource):
             owner=owner,
             due_before=_aware("due_before", due_before),
         )
-        after: str | None = None
-        while page := await self.store.page(query, after=after, limit=_PAGE):
+        left = sys.maxsize if limit is None else limit
+        while left and (page := await self.store.page(query, after=after, limit=min(left, _PAGE))):
             for stored in page:
                 yield self._info(stored)
-            after = page[-1].id
+            after, left = page[-1].id, left - len(page)
 
     async def runs(
         self,
@@ -120,6 +128,7 @@ class SourceReader(taskiq.ScheduleSource):
         status: RunStatus | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        limit: int | None = None,
     ) -> AsyncIterator[Run]:
         """Yield history rows, newest first, reading a few hundred at a time.
 
@@ -128,7 +137,9 @@ class SourceReader(taskiq.ScheduleSource):
             status: Only those with this status.
             since: Only those recorded at this instant or later (aware).
             until: Only those recorded before this instant (aware).
+            limit: How many at most.
         """
+        _check_limit(limit)
         if status is not None and status not in get_args(RunStatus):
             raise ScheduleValidationError("status", status, f"use one of {', '.join(get_args(RunStatus))}")
         await self._open()
@@ -136,7 +147,7 @@ class SourceReader(taskiq.ScheduleSource):
         if resolved is not None and not definitions.may_exist(resolved):
             return
         query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
-        async for run in every_run(self.store, query):
+        async for run in every_run(self.store, query, limit=limit):
             yield run
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
@@ -161,13 +172,19 @@ class SourceReader(taskiq.ScheduleSource):
             return ScheduleInfo(state=stored, task=None, error=error.problem)
 
 
-async def every_run(store: ScheduleStore, query: RunQuery) -> AsyncIterator[Run]:
-    """Yield all matching history rows of a store, newest first, reading a few hundred at a time."""
+async def every_run(store: ScheduleStore, query: RunQuery, *, limit: int | None = None) -> AsyncIterator[Run]:
+    """Yield matching history rows of a store, up to `limit` if there is one, newest first, reading a few hundred at a time."""
     after: Run | None = None
-    while page := await store.runs(query, after=after, limit=_PAGE):
+    left = sys.maxsize if limit is None else limit
+    while left and (page := await store.runs(query, after=after, limit=min(left, _PAGE))):
         for run in page:
             yield run
-        after = page[-1]
+        after, left = page[-1], left - len(page)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+        raise ScheduleValidationError("limit", limit, "use a whole number, 0 or more")
 
 
 def _aware(field: str, moment: datetime | None) -> datetime | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskiq_sources import ScheduleSource
+from taskiq_sources import ScheduleSource, ScheduleValidationError
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.occurrences import failed
 from taskiq_sources_conformance.source_build import (
@@ -74,6 +74,18 @@ class SourceHistoryRules:
         assert await _found(source, until=NOW + HOUR) == [("b", 0 * HOUR), ("a", 0 * HOUR)]
         assert await _found(source, since=NOW, until=NOW) == []
         assert await _found(source, schedule_id="nobody") == []
+
+    async def test_the_newest_few(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """With `limit` there are no more rows than that, the newest. (Look at `every_run`.)"""
+        await add(source, interval=60)
+        for _ in range(3):
+            await send_due(source)
+            clock.advance(MINUTE)
+
+        assert [run.scheduled_for for run in await rows(source, limit=2)] == [NOW + 2 * MINUTE, NOW + MINUTE]
+        assert await rows(source, limit=0) == []
+        with pytest.raises(ScheduleValidationError, match="limit"):
+            await rows(source, limit=-1)
 
     async def test_history_outlives_the_schedule(self, source: ScheduleSource) -> None:
         """Rows stay when their schedule is deleted. (Look at `delete`: a cascade.)"""

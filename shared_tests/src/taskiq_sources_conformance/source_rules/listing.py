@@ -99,6 +99,28 @@ class ListingRules:
         assert seen == [f"{number:05}" for number in range(700)]
         assert await ids(source) == [f"{number:05}" for number in range(700, 1_200)]
 
+    async def test_pages_of_a_listing(self, source: ScheduleSource) -> None:
+        """With `after` and `limit`, each page begins where the last one ended, with any filter. (Look at `iter_schedules`.)"""
+        wanted = [f"{number:04}" for number in range(1_201)]
+        await source.add_schedules([scheduled(one, time=NOW + HOUR, owner="me" if int(one) % 2 else None) for one in wanted])
+        pages: list[list[str]] = [[]]
+        while not pages[1:] or pages[-1]:
+            pages.append(await ids(source, owner="me", after=pages[-1][-1] if pages[-1] else None, limit=250))
+
+        assert [len(page) for page in pages] == [0, 250, 250, 100, 0]
+        assert [one for page in pages for one in page] == wanted[1::2]
+        assert await ids(source, after="~", limit=5) == []
+        assert await ids(source, limit=0) == []
+        assert len(await ids(source, limit=1_100)) == 1_100
+
+    @pytest.mark.parametrize(
+        "arguments", [{"limit": -1}, {"limit": 2.5}, {"limit": True}, {"after": "\0"}, {"after": ""}], ids=str
+    )
+    async def test_pages_that_make_no_sense(self, source: ScheduleSource, arguments: dict[str, Any]) -> None:
+        """They are refused by name, before the store is asked. (Look at `iter_schedules`.)"""
+        with pytest.raises(ScheduleValidationError, match=next(iter(arguments))):
+            await ids(source, **arguments)
+
     async def test_listing_tells_the_whole_state(self, source: ScheduleSource) -> None:
         """A listing yields what `get_schedule` returns. (Look at the columns that `page` reads.)"""
         for number in range(3):
