@@ -183,7 +183,8 @@ async def every_run(store: ScheduleStore, query: RunQuery, *, limit: int | None 
 
 
 def _check_limit(limit: int | None) -> None:
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+    given: object = limit
+    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 0):
         raise ScheduleValidationError("limit", limit, "use a whole number, 0 or more")
 
 
