@@ -61,7 +61,13 @@ class Declared:
 
 
 async def declare(
-    given: Mapping[str, Definition], new: Container[str], store: ScheduleStore, defaults: Defaults, now: datetime
+    given: Mapping[str, Definition],
+    new: Container[str],
+    store: ScheduleStore,
+    defaults: Defaults,
+    now: datetime,
+    *,
+    paused: bool,
 ) -> Declared:
     """Return what is to be stored of these definitions, by id.
 
@@ -71,13 +77,14 @@ async def declare(
         store: Where they are to be stored.
         defaults: How they are written.
         now: The present.
+        paused: Whether what is new is not to run until it is resumed.
 
     Raises:
         ScheduleValidationError: One of them would never run; one that is stored has been given an end that has passed.
     """
     ended = {schedule_id for schedule_id, definition in given.items() if definitions.is_over(definition, now)}
     rows = {
-        schedule_id: definitions.store_form(definition, now, defaults)
+        schedule_id: replace(definitions.store_form(definition, now, defaults), paused=paused)
         for schedule_id, definition in given.items()
         if schedule_id not in ended
     }

@@ -167,6 +167,7 @@ class ScheduleSource(SourceReader):
         options: ScheduleOptions | None = None,
         on_conflict: OnConflict = "replace",
         owner: str | None = None,
+        paused: bool = False,
     ) -> CreatedSchedule[_ReturnType]:
         """Schedule a task. With several triggers it runs at each one's occurrences.
 
@@ -182,6 +183,7 @@ class ScheduleSource(SourceReader):
             options: How the schedule behaves; what is not set falls back on the source's defaults.
             on_conflict: What to do if the id exists: ``replace``, ``keep`` the stored one, or raise an ``error``.
             owner: Who declares it, to find it again with ``iter_schedules(owner=…)``.
+            paused: Keep it from running until `resume`, if it is new. One that exists stays as it is, paused or not.
 
         Returns:
             A handle of the schedule; with ``keep``, of the one that was kept.
@@ -215,7 +217,7 @@ class ScheduleSource(SourceReader):
         except ValidationError as error:
             raise definitions.as_validation_error(error, wanted_id) from error
         made_up = {scheduled.schedule_id} if wanted_id is None else ()
-        await self._add([scheduled], on_conflict, frozenset(made_up))
+        await self._add([scheduled], on_conflict, frozenset(made_up), paused=paused)
         info = await self.get_schedule(scheduled.schedule_id)
         stored = scheduled if info is None or info.task is None else info.task
         next_run_at = None if info is None else info.state.next_run_at
@@ -327,7 +329,12 @@ class ScheduleSource(SourceReader):
     # -- helpers -----------------------------------------------------------------------------------------------------------------
 
     async def _add(
-        self, schedules: Iterable[taskiq.ScheduledTask], on_conflict: OnConflict, made_up: frozenset[str]
+        self,
+        schedules: Iterable[taskiq.ScheduledTask],
+        on_conflict: OnConflict,
+        made_up: frozenset[str],
+        *,
+        paused: bool = False,
     ) -> frozenset[str]:
         """Do what `add_schedules` does; `made_up` are ids that nobody has chosen."""
         await self._open()
@@ -344,7 +351,7 @@ class ScheduleSource(SourceReader):
                 new.add(definition.schedule_id)
             if defined.setdefault(definition.schedule_id, definition) is not definition:
                 raise ScheduleValidationError("schedule_id", definition.schedule_id, "it is used twice in one call")
-        declared = await declare(defined, new, self.store, self._defaults, await self.clock.now())
+        declared = await declare(defined, new, self.store, self._defaults, await self.clock.now(), paused=paused)
         if declared.over:
             logger.info("Not stored, because all their occurrences are over: %s.", ", ".join(map(repr, sorted(declared.over))))
         existing = await write(declared, self.store, self._defaults, self.clock, replace=on_conflict == "replace")

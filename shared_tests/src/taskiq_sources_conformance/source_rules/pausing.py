@@ -18,6 +18,7 @@ from taskiq_sources_conformance.source_build import (
     NOON,
     NOW,
     SECOND,
+    App,
     add,
     ids,
     nominal,
@@ -163,6 +164,25 @@ class PausingRules:
             assert caught.value.schedule_id == "nobody"
 
     # -- quarantine ----------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("triggers", [{"time": NOW}, {"interval": 60}, {"time": NOW + HOUR}], ids=str)
+    async def test_stored_paused(self, source: ScheduleSource, app: App, clock: ManualClock, triggers: dict[str, Any]) -> None:
+        """What is stored paused is never sent before it is resumed, due or not. (Look at `paused` in `declare`.)"""
+        handle = await source.schedule(app.report, **triggers, schedule_id="a", paused=True)
+        clock.advance(HOUR)
+        assert (await state(source)).paused
+        assert await take(source) == []
+        await handle.resume(catch_up=True)
+
+        assert len(await send_due(source)) == 1
+
+    async def test_what_exists_is_not_paused_by_being_stored_again(self, source: ScheduleSource, app: App) -> None:
+        """Nor is it resumed: who has paused it has to do that. (Look at `paused` in `put`.)"""
+        for was, given in ((False, True), (True, False)):
+            await source.schedule(app.report, interval=60, schedule_id=f"{was}", paused=was)
+            await source.schedule(app.report, interval=60, args=[1], schedule_id=f"{was}", paused=given)
+
+            assert (await state(source, f"{was}")).paused == was
 
     async def test_resume_of_what_still_cannot_be_read(self, source: ScheduleSource) -> None:
         """A record that is still garbled stays quarantined, and the error says why. (Look at `ScheduleSource.resume`.)"""
