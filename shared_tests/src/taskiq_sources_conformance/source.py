@@ -28,6 +28,7 @@ from taskiq_sources_conformance.source_rules.misfires import MisfireRules
 from taskiq_sources_conformance.source_rules.overview import OverviewRules
 from taskiq_sources_conformance.source_rules.pausing import PausingRules
 from taskiq_sources_conformance.source_rules.records import RecordRules
+from taskiq_sources_conformance.source_rules.releases import ReleaseRules
 from taskiq_sources_conformance.source_rules.rescheduling import ReschedulingRules
 from taskiq_sources_conformance.source_rules.retries import RetryRules
 from taskiq_sources_conformance.source_rules.round_trip import RoundTripRules
@@ -49,6 +50,7 @@ class SourceConformance(
     ConflictRules,
     DeclaringRules,
     ChangingRules,
+    ReleaseRules,
     ListingRules,
     OverviewRules,
     TriggerRules,

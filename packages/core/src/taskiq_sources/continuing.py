@@ -1,27 +1,26 @@
 """What stays of a stored schedule when it is given another definition: nothing that is due is lost in silence, or sent twice.
 
 Where only options change, it goes on: what is pending, the phase, what has failed. With other triggers it begins anew, but for
-how often it has run, and for an interval, which goes on from its last occurrence at the new pace. Pure, but `record_as_missed`.
+how often it has run, and for an interval, which goes on from its last occurrence at the new pace. Pure; no store is called.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskiq_sources import definitions, occurrences
-from taskiq_sources.backends import changed_fields
+from taskiq_sources import definitions
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
-from taskiq_sources.models import ScheduleChanges, StoredSchedule
-from taskiq_sources.store import ScheduleStore
+from taskiq_sources.models import UNSET, ScheduleChanges, StoredSchedule
+from taskiq_sources.occurrences import MAX_CATCH_UP, latest_due
+from taskiq_sources.triggers import Timetable
 
-logger = logging.getLogger("taskiq_sources")
+#: Who holds a schedule that is being changed: no scheduler, and so nothing is being sent.
+CHANGING: Final = "taskiq-sources, changing it"
 
-_EARLY: Final = timedelta(seconds=2)  # longer before it is due nothing is claimed
-_LEASE: Final = timedelta(seconds=5)  # for as long as it takes to record what is missed, and many times longer
+_EARLY: Final = timedelta(seconds=2)  # longer before it is due nothing is sent
 
 
 def continued(
@@ -32,70 +31,92 @@ def continued(
     Args:
         row: The schedule as if it were new.
         definition: What it says.
-        stored: The schedule as it is stored.
+        stored: The schedule as it is stored. If it has a lease, somebody may be sending it.
         former: What that says; None if it cannot be read.
         now: The present.
     """
-    if stored.timing == row.timing or (former is not None and _has_same_triggers(former, definition)):
-        is_pending_alike = stored.timing == row.timing and stored.scheduled_for is not None
-        if (is_pending_alike or _is_due(stored, now)) and not _is_used_up(definition, stored):
-            # Somebody may be sending it: to say anything of what is pending would let it be sent again.
-            return ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
-        return begun(_gone_on(row, definition, stored, former or definition, now), definition, stored, now)
+    runs_alike = row.timing == stored.timing == (stored.timing if former is None else definitions.timing_of(former))
+    goes_on = runs_alike if former is None else _triggers(former) == _triggers(definition)
+    is_up_to_date = runs_alike and stored.scheduled_for is not None and not _is_used_up(definition, stored.run_count)
+    is_being_sent = _is_being_sent(stored, now)
+    if (is_up_to_date or (goes_on and is_being_sent)) and not (is_being_sent and _ends(stored, definition, former or definition)):
+        # What is being sent would be sent again if anything was said of what is pending, and if its sender has died, it would be
+        # lost. The rest is made good when it is declared again: the former definition tells by what that was found.
+        return ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
+    if goes_on:
+        return _edit(_gone_on(row, definition, stored, former or definition, now), definition, stored, now)
     if former is not None and _has_another_pace(former, definition):
-        return begun(_at_another_pace(row, definition, stored, former, now), definition, stored, now)
-    return begun(row, definition, stored, now)
+        return _edit(_at_another_pace(row, definition, stored, former, now), definition, stored, now)
+    return begun(row, definition, stored, former, now)
 
 
-def begun(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:
-    """Return what makes a stored schedule begin as `row` does, but for how often it has run."""
-    pending = (None, None) if _is_used_up(definition, stored) else (row.scheduled_for, row.next_run_at)
+def begun(
+    row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition | None, now: datetime
+) -> ScheduleChanges:
+    """Return what makes a stored schedule begin as `row` does, but for how often it has run and what it has done already."""
+    pending = stored.scheduled_for
+    if former is None or pending is None or definition.is_one_off or row.scheduled_for is None:
+        return _edit(row, definition, stored, now)
+    timetable, before = definitions.timetable_of(definition, row.anchor), definitions.timetable_of(former, stored.anchor)
+    following: datetime | None = row.scheduled_for
+    if definition.time is not None and row.scheduled_for == definition.time == former.time != pending:  # a past one that was sent
+        following = timetable.next_after(max(definition.time, now - MILLISECOND))
+    if definition.interval is None:
+        following = _not_done(following, timetable, before, pending, now + _EARLY)
+    if following != row.scheduled_for:
+        row = _placed(row, definition, timetable, following)
+    if pending <= now and (late := _late(stored, former, now))[0] == row.scheduled_for:  # it stands for what is late, too
+        row = replace(row, coalesced=stored.coalesced + late[1] - 1)
+    return _edit(row, definition, stored, now)
+
+
+def is_in_flight(stored: StoredSchedule, now: datetime) -> bool:
+    """Whether somebody holds it, and may be sending it."""
+    return is_held(stored, now) and stored.claimant != CHANGING
+
+
+def is_held(stored: StoredSchedule, now: datetime) -> bool:
+    """Whether somebody holds it."""
+    return stored.lease_until is not None and stored.lease_until > now
+
+
+def _is_being_sent(stored: StoredSchedule, now: datetime) -> bool:
+    """Whether it is what is pending that is in flight: an edit that comes after the claim begins to count attempts anew."""
+    return is_in_flight(stored, now) and stored.attempt > 0
+
+
+def _ends(stored: StoredSchedule, definition: Definition, former: Definition) -> bool:
+    """Whether what is being sent is its last occurrence, by one of the definitions."""
+    last = (
+        stored.scheduled_for is not None
+        and definitions.timetable_of(former, stored.anchor).next_after(stored.scheduled_for) is None
+    )
+    return last or any(_is_used_up(each, stored.run_count + 1) for each in (definition, former))
+
+
+def _edit(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:
+    # What is in flight is taken to be sent: the settle of it leaves this edit alone, and so the count.
+    run_count = stored.run_count + _is_being_sent(stored, now)
+    if _is_used_up(definition, run_count):
+        row = replace(row, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
     return ScheduleChanges(
         updated_at=now,
         document=row.document,
         timing=row.timing,
-        scheduled_for=pending[0],
-        next_run_at=pending[1],
+        scheduled_for=row.scheduled_for,
+        next_run_at=row.next_run_at,
         anchor=row.anchor,
         coalesced=row.coalesced,
         attempt=row.attempt,
-        run_count=stored.run_count,
+        run_count=run_count,
         quarantined=False,
         last_error=row.last_error,
     )
 
 
-def with_changes(stored: StoredSchedule, changes: ScheduleChanges) -> StoredSchedule:
-    """Return a schedule as it is with these changes."""
-    return replace(stored, **changed_fields(changes))
-
-
-async def record_as_missed(
-    stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges, store: ScheduleStore, now: datetime
-) -> None:
-    """Record what is due and has not been sent, if `changes` take it away. Should the process die then, the former goes on.
-
-    A one-off is not missed when it gets another time; nor is what an occurrence that is due at once takes the place of.
-    """
-    if former is None or former.is_one_off or stored.scheduled_for is None or stored.scheduled_for > now:
-        return
-    following = changes.scheduled_for
-    if not isinstance(following, datetime | None) or (following is not None and following <= now):
-        return
-    claims = await store.claim(now, claimant="changing", lease=_LEASE, limit=1, ids=[stored.id])
-    for claim in claims:  # none while it is paused, or somebody is sending it
-        if claim.schedule.timing != stored.timing:  # it is another one by now
-            await store.settle([occurrences.given_back(claim)])
-            continue
-        outcome = occurrences.overtaken(claim, former, now)
-        await store.settle([outcome])
-        run = outcome.runs[0]
-        late = f"{run.coalesced} occurrence(s) up to {run.scheduled_for.isoformat()}"
-        logger.warning("Schedule %r has other triggers now: %s not sent, and recorded as %s.", stored.id, late, run.status)
-
-
-def _has_same_triggers(one: Definition, other: Definition) -> bool:
-    return _triggers(one) == _triggers(other)
+def _is_used_up(definition: Definition, run_count: int) -> bool:
+    limit = definition.options.max_runs
+    return limit is not None and run_count >= limit
 
 
 def _triggers(definition: Definition) -> tuple[object, ...]:
@@ -112,31 +133,24 @@ def _has_another_pace(one: Definition, other: Definition) -> bool:
     )
 
 
-def _is_due(stored: StoredSchedule, now: datetime) -> bool:
-    pending, lease_until = stored.scheduled_for, stored.lease_until
-    return pending is not None and (pending <= now + _EARLY or (lease_until is not None and lease_until > now))
-
-
-def _is_used_up(definition: Definition, stored: StoredSchedule) -> bool:
-    limit = definition.options.max_runs
-    return limit is not None and stored.run_count >= limit
-
-
 def _gone_on(
     row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition, now: datetime
 ) -> StoredSchedule:
-    """Return the row of the first occurrence from now on that has not been sent, in the phase that it had."""
+    """Return the row with what is late, or with the first occurrence from now on that has not been sent, in its old phase."""
     anchor = stored.anchor if definition.interval is not None else min(stored.anchor, row.anchor)
     timetable, before = definitions.timetable_of(definition, anchor), definitions.timetable_of(former, stored.anchor)
-    following = timetable.next_after(now - MILLISECOND)
-    if stored.scheduled_for is not None:
-        # What the former definition has before that is done, or it would be what is pending.
-        while (
-            following is not None and following < stored.scheduled_for and before.next_after(following - MILLISECOND) == following
-        ):
-            following = timetable.next_after(following)
-    due = None if following is None else definitions.due_at(definition, timetable, following)
-    return replace(row, anchor=anchor, scheduled_for=following, next_run_at=due)
+    row, pending = replace(row, anchor=anchor), stored.scheduled_for
+    if pending is not None and _is_being_sent(stored, now):
+        return _placed(row, definition, timetable, timetable.next_after(max(pending, now - MILLISECOND)))
+    if pending is not None and pending <= now:
+        return _kept(row, definition, timetable, stored, former, now)
+    # What is due at this very instant may have been the last one, where nothing is pending.
+    following = timetable.next_after(now if pending is None else now - MILLISECOND)
+    if pending is not None:
+        following = _not_done(following, timetable, before, pending, pending)
+        if following == pending and stored.attempt:
+            return replace(_with_state(row, stored), scheduled_for=pending, next_run_at=stored.next_run_at)
+    return _placed(row, definition, timetable, following)
 
 
 def _at_another_pace(
@@ -146,26 +160,73 @@ def _at_another_pace(
     pending, old, new = stored.scheduled_for, definitions.interval_of(former), definitions.interval_of(definition)
     if pending is None or old is None or new is None:
         return row
-    if stored.lease_until is not None and stored.lease_until > now:  # it is being sent
+    if _is_being_sent(stored, now):
         following = max(pending + new, now)
     elif pending <= now:
-        following = pending
-    elif pending <= stored.anchor:  # the first
+        # No step of the new pace lies before now: nobody has waited for those.
+        last, _ = _late(stored, former, now)
+        row = replace(row, anchor=max(last + new, now + MILLISECOND))
+        return _kept(row, definition, definitions.timetable_of(definition, row.anchor), stored, former, now)
+    elif pending <= stored.anchor and not stored.run_count:  # the first
         return row
     else:
         following = max(pending - old + new, now)
+    row = replace(row, anchor=following)
     timetable = definitions.timetable_of(definition, following)
-    if timetable.next_after(following - MILLISECOND) != following:  # its window is closed by then
-        return replace(row, scheduled_for=None, next_run_at=None)
-    row = replace(
-        row, anchor=following, scheduled_for=following, next_run_at=definitions.due_at(definition, timetable, following)
-    )
-    if following != pending or not stored.attempt:
-        return row
-    return replace(
-        row,
-        next_run_at=stored.next_run_at,
-        coalesced=stored.coalesced,
-        attempt=stored.attempt,
-        last_error=stored.last_error,
-    )
+    return _placed(row, definition, timetable, timetable.next_after(following - MILLISECOND))
+
+
+def _kept(
+    row: StoredSchedule,
+    definition: Definition,
+    timetable: Timetable,
+    stored: StoredSchedule,
+    former: Definition,
+    now: datetime,
+) -> StoredSchedule:
+    """Return the row with what is late pending. Where the new definition would not find all of it, the latest stands for all."""
+    pending = stored.scheduled_for or now
+    late, count = _late(stored, former, now)
+    if stored.attempt or timetable.count(pending, late, MAX_CATCH_UP) == count:
+        late, count = pending, 1
+    due = definitions.due_at(definition, timetable, late) if not stored.attempt else stored.next_run_at
+    row = replace(_with_state(row, stored), scheduled_for=late, next_run_at=due)
+    return replace(row, coalesced=stored.coalesced + count - 1)
+
+
+def _late(stored: StoredSchedule, former: Definition, now: datetime) -> tuple[datetime, int]:
+    """Return the latest occurrence that is due, by what was in force, and for how many it stands."""
+    pending = stored.scheduled_for or now
+    before = definitions.timetable_of(former, stored.anchor)
+    latest = latest_due(former, before, pending, now)
+    return latest, before.count(pending, latest, MAX_CATCH_UP) if latest > pending else 1
+
+
+def _not_done(
+    following: datetime | None, timetable: Timetable, before: Timetable, pending: datetime, until: datetime
+) -> datetime | None:
+    """Return the first from `following` on that was not sent: what the former timetable has before what is pending was."""
+    while following is not None and following < pending and following <= until and _has(before, following):
+        following = timetable.next_after(following)
+    return following
+
+
+def _has(timetable: Timetable, moment: datetime) -> bool:
+    return timetable.next_after(moment - MILLISECOND) == moment
+
+
+def _placed(row: StoredSchedule, definition: Definition, timetable: Timetable, following: datetime | None) -> StoredSchedule:
+    due = None if following is None else definitions.due_at(definition, timetable, following)
+    return replace(row, scheduled_for=following, next_run_at=due)
+
+
+def _with_state(row: StoredSchedule, stored: StoredSchedule) -> StoredSchedule:
+    return replace(row, coalesced=stored.coalesced, attempt=stored.attempt, last_error=stored.last_error)
+
+
+def drops(stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges, now: datetime) -> bool:
+    """Whether changes take away what is due and has not been sent. A one-off is not missed when it gets another time."""
+    if former is None or former.is_one_off or stored.scheduled_for is None or stored.scheduled_for > now:
+        return False
+    kept = (UNSET, stored.scheduled_for, _late(stored, former, now)[0])
+    return changes.scheduled_for not in kept

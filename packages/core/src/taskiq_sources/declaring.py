@@ -8,17 +8,18 @@ it after the write either. Who dies in between leaves it to be sent a minute lat
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 from taskiq_sources import codec, definitions, occurrences
 from taskiq_sources.backends import together
+from taskiq_sources.changing import Changing, held
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import continued, record_as_missed, with_changes
+from taskiq_sources.continuing import continued
 from taskiq_sources.definitions import BEGINNING, Defaults
 from taskiq_sources.errors import RevisionConflictError, ScheduleDecodeError, ScheduleNotFoundError
 from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges, StoredSchedule
@@ -83,6 +84,7 @@ async def declare(
         ScheduleValidationError: One of them would never run; one that is stored has been given an end that has passed.
     """
     ended = {schedule_id for schedule_id, definition in given.items() if definitions.is_over(definition, now)}
+    ended |= await _have_run({name for name in given if name not in ended and definitions.may_be_over(given[name], now)}, store)
     rows = {
         schedule_id: replace(definitions.store_form(definition, now, defaults), paused=paused)
         for schedule_id, definition in given.items()
@@ -92,13 +94,23 @@ async def declare(
     done = await _done_of(due_once, store)
     stored = await store.get(ended | done) if ended or done else {}
     for schedule_id in ended & stored.keys():
-        if stored[schedule_id].timing != definitions.timing_of(given[schedule_id]):
+        former = former_of(stored[schedule_id], defaults)
+        timing = stored[schedule_id].timing if former is None else definitions.timing_of(former)
+        if timing != definitions.timing_of(given[schedule_id]):
             definitions.store_form(given[schedule_id], now, defaults)  # refuses it
     # What is stored under its id for another time is not to give way to a time that was done with.
     over = ended | {name for name in done if name not in stored or stored[name].timing != rows[name].timing}
     kept = {name: row for name, row in rows.items() if name not in over}
     once = frozenset(name for name in due_once.keys() & kept.keys() if _MADE_UP.fullmatch(name) is None)
     return Declared(kept, given, once, frozenset(over), frozenset(over & stored.keys()))
+
+
+async def _have_run(ids: Collection[str], store: ScheduleStore) -> frozenset[str]:
+    """Return which of these are stored, or have been."""
+    stored = await store.get(ids) if ids else {}
+    gone = [name for name in ids if name not in stored]
+    answers = await together((store.runs(RunQuery(schedule_id=name), limit=1) for name in gone), at_once=_LOOK_UPS)
+    return frozenset([*stored, *(name for name, found in zip(gone, answers, strict=True) if found)])
 
 
 async def write(declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock, *, replace: bool) -> frozenset[str]:
@@ -143,7 +155,7 @@ async def _write_once(
     done = await _done_of({name: declared.definitions[name] for name in to_let_go}, store)
     await _let_go(to_let_go, done, declared.rows, store, now)
     others = [row for row in rows if row.id in known and row.id not in done]
-    return known, await _replace_once(others, declared, store, defaults, clock) if replace else []
+    return known, await _replace(others, declared, store, defaults, clock) if replace else []
 
 
 async def _let_go(
@@ -171,18 +183,12 @@ async def _let_go(
     left = held_back.keys() - {claim.schedule.id for claim in claims}
     for found in (await store.get(left)).values() if left else ():  # what was paused since it was written; the rest is being sent
         if found.paused and _is_alike(found, held_back[found.id]):
-            is_done = found.id in done
-            await _edit(found, _end_of_pause if is_done else partial(_as_due, rows[found.id], now), store)
-            await store.settle([outcome(claim) for claim in (await _claim([found], store, now) if is_done else ())])
-
-
-async def _end_of_pause(stored: StoredSchedule) -> ScheduleChanges | None:
-    return ScheduleChanges(updated_at=stored.updated_at, paused=False) if stored.paused else None
-
-
-async def _as_due(row: StoredSchedule, now: datetime, stored: StoredSchedule) -> ScheduleChanges | None:
-    is_ours = _is_held_back(stored, row)
-    return ScheduleChanges(updated_at=now, next_run_at=row.next_run_at) if is_ours else None
+            edit = ScheduleChanges(updated_at=now, paused=False)
+            edit = edit if found.id in done else ScheduleChanges(updated_at=now, next_run_at=rows[found.id].next_run_at)
+            with suppress(RevisionConflictError, ScheduleNotFoundError):  # somebody else has said what is to be done with it
+                await store.update(found.id, edit, expected_revision=found.revision)
+                if found.id in done:
+                    await store.settle([outcome(claim) for claim in await _claim([found], store, now)])
 
 
 async def _claim(rows: Collection[StoredSchedule], store: ScheduleStore, now: datetime) -> list[Claim]:
@@ -196,40 +202,32 @@ async def _claim(rows: Collection[StoredSchedule], store: ScheduleStore, now: da
     )
 
 
-async def _replace_once(
-    rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock
-) -> list[StoredSchedule]:
-    """Do what `_replace` does, and hold it meanwhile: else it may be sent, and stored anew by its task, before it is edited."""
-    stored = await store.get([row.id for row in rows]) if rows else {}
-    differing = [stored[row.id] for row in rows if row.id in stored and not _is_as_declared(stored[row.id], row)]
-    now = await clock.now()
-    one_offs = [found for found in differing if (former := _former(found, defaults)) is None or former.is_one_off]
-    claims = await _claim(one_offs, store, now)
-    try:
-        return await _replace(rows, declared, store, defaults, clock)
-    finally:
-        if claims:
-            await store.settle([occurrences.given_back(claim) for claim in claims])
-
-
 async def _replace(
     rows: Collection[StoredSchedule], declared: Declared, store: ScheduleStore, defaults: Defaults, clock: Clock
 ) -> list[StoredSchedule]:
     """Make what exists as it is declared, where it is not, and return what does not exist any more."""
-    if not rows:
-        return []
-    stored = await store.get([row.id for row in rows])
-    others = [row for row in rows if row.id in stored and not _is_as_declared(stored[row.id], row)]
-    now = await clock.now()
-    # Each is edited at the revision it was found at: one call for many would make anew what somebody else has just edited.
-    calls = (_redeclare(stored[row.id], row, declared, store, defaults, now) for row in others)
-    exist = await together(calls, at_once=_LOOK_UPS)
+    stored = await store.get([row.id for row in rows]) if rows else {}
     gone = [row for row in rows if row.id not in stored]
+    others = [row for row in rows if row.id in stored and not _is_as_declared(stored[row.id], row)]
+    if not others:
+        return gone
+    async with held([stored[row.id] for row in others], store, clock) as changing:
+        stored = await store.get([row.id for row in others])
+        now = await clock.now()
+        # Each is edited at its revision: one call for many would make anew what somebody else has just edited.
+        calls = (_redeclare(stored.get(row.id), row, declared, store, changing, defaults, now) for row in others)
+        exist = await together(calls, at_once=_LOOK_UPS)
     return gone + [row for row, exists in zip(others, exist, strict=True) if not exists]
 
 
 async def _redeclare(
-    stored: StoredSchedule, row: StoredSchedule, declared: Declared, store: ScheduleStore, defaults: Defaults, now: datetime
+    stored: StoredSchedule | None,
+    row: StoredSchedule,
+    declared: Declared,
+    store: ScheduleStore,
+    changing: Changing,
+    defaults: Defaults,
+    now: datetime,
 ) -> bool:
     """Make what is stored as it is declared, and return whether it exists.
 
@@ -237,41 +235,28 @@ async def _redeclare(
     """
     definition = declared.definitions[row.id]
 
-    async def change(stored: StoredSchedule) -> ScheduleChanges | None:
-        is_moved = stored.timing != row.timing
-        if _is_as_declared(stored, row) or (is_moved and row.id in declared.once and await _is_done(definition, store)):
+    async def keeps_its_time(stored: StoredSchedule) -> bool:
+        return stored.timing != row.timing and row.id in declared.once and await _is_done(definition, store)
+
+    async def change(stored: StoredSchedule) -> tuple[ScheduleChanges, Definition | None] | None:
+        if _is_as_declared(stored, row) or await keeps_its_time(stored):
             return None
-        former = _former(stored, defaults)
-        changes = continued(row, definition, stored, former, now)
-        await record_as_missed(stored, former, changes, store, now)
-        if (stored.task_name, stored.owner) != (row.task_name, row.owner):  # no edit can change these
-            await store.put([with_changes(replace(stored, task_name=row.task_name, owner=row.owner), changes)])
-            return None
-        return changes
+        former = former_of(stored, defaults)
+        return continued(row, definition, stored, former, now), former
 
-    return await _edit(stored, change, store)
+    if stored is not None and (stored.task_name, stored.owner) != (row.task_name, row.owner) and not await keeps_its_time(stored):
+        # No edit can change these. All else is as it was for now: with an equal timing, nothing else is written.
+        await store.put([replace(stored, task_name=row.task_name, owner=row.owner)])
+        stored = (await store.get([row.id])).get(row.id)
+    return await changing.edit(stored, change) is not None
 
 
-def _former(stored: StoredSchedule, defaults: Defaults) -> Definition | None:
+def former_of(stored: StoredSchedule, defaults: Defaults) -> Definition | None:
     """Return what a stored schedule says, if it can be read."""
     try:
         return definitions.read(stored, defaults.serializer)
     except ScheduleDecodeError:
         return None
-
-
-async def _edit(
-    stored: StoredSchedule | None, change: Callable[[StoredSchedule], Awaitable[ScheduleChanges | None]], store: ScheduleStore
-) -> bool:
-    """Write the `change` of a schedule at its revision, anew if somebody else has edited it; return whether it exists."""
-    while stored is not None and (changes := await change(stored)) is not None:
-        try:
-            await store.update(stored.id, changes, expected_revision=stored.revision)
-        except (RevisionConflictError, ScheduleNotFoundError):
-            stored = (await store.get([stored.id])).get(stored.id)
-        else:
-            break
-    return stored is not None
 
 
 def _held_back(row: StoredSchedule, now: datetime) -> StoredSchedule:

@@ -79,7 +79,7 @@ def rescheduled(
     merged = definition.options if options is None else ScheduleOptions.from_label(options).over(definition.options)
     edited = definitions.redefine(definition, task, merged, defaults)
     row = definitions.store_form(edited, now, defaults)
-    return begun(row, edited, stored, now) if given else continued(row, edited, stored, definition, now)
+    return begun(row, edited, stored, definition, now) if given else continued(row, edited, stored, definition, now)
 
 
 def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:

@@ -165,8 +165,8 @@ def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
     schedule = claim.schedule
     pending = schedule.scheduled_for or now
     timetable = timetable_of(definition, schedule.anchor)
-    latest = pending if schedule.attempt > 1 else _latest_due(definition, timetable, pending, now)
-    count = schedule.coalesced + (timetable.count(pending, latest, MAX_CATCH_UP) - 1 if latest > pending else 0)
+    latest = pending if schedule.attempt > 1 else latest_due(definition, timetable, pending, now)
+    count = schedule.coalesced + _more(timetable, pending, latest)
     # Without an error the last claim was lost in a crash, perhaps after the broker had the message.
     crashed = schedule.attempt > 1 and schedule.last_error is None
     dispatch = _dispatch(claim, definition, latest, count)
@@ -214,6 +214,17 @@ def quarantined(claim: Claim, error: BaseException | str) -> Outcome:
     )
 
 
+def latest_due(definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> datetime:
+    """Return the latest occurrence that is due, jitter considered; the pending one if it was claimed early."""
+    following = timetable.next_after(pending)
+    if following is None or following > now:
+        return pending
+    newest = timetable.newest(pending, now, 2)
+    if newest and due_at(definition, timetable, newest[-1]) <= now:
+        return max(newest[-1], pending)
+    return max(newest[0], pending) if newest else pending
+
+
 def retry_delay(occurrence: str, attempt: int) -> timedelta:
     """Return how long to wait after the `attempt`-th failure: 1, 2, 4 … 60 s, less up to a half.
 
@@ -253,10 +264,8 @@ def _plan_as_it_stands(claim: Claim, definition: Definition, pending: datetime, 
 
 def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
     """``fire_once``: of all that is due, send the latest."""
-    latest = _latest_due(definition, timetable, pending, now)
-    count = claim.schedule.coalesced
-    if latest > pending:
-        count += timetable.count(pending, latest, MAX_CATCH_UP) - 1
+    latest = latest_due(definition, timetable, pending, now)
+    count = claim.schedule.coalesced + _more(timetable, pending, latest)
     if _is_too_late(claim, definition, latest, now):
         run = _dispatch(claim, definition, latest, count).run("missed", now)
         return Plan(settle_first=_moved_on(claim, definition, latest, run))
@@ -265,19 +274,24 @@ def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, 
 
 def _plan_each(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
     """``fire_all`` and ``skip``: send the oldest that is not too late; what is before it is missed."""
-    latest = _latest_due(definition, timetable, pending, now)
+    latest = latest_due(definition, timetable, pending, now)
     if not _is_too_late(claim, definition, pending, now) and timetable.at_most(pending, latest) <= MAX_CATCH_UP:
         return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
     candidates = timetable.newest(pending, latest, MAX_CATCH_UP)
     timely = [moment for moment in candidates if not _is_too_late(claim, definition, moment, now)]
     if timely and timely[0] == pending:
         return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
-    last_missed = timetable.newest(pending, timely[0] - MILLISECOND, 1)[0] if timely else latest
-    count = claim.schedule.coalesced + timetable.count(pending, last_missed, MAX_CATCH_UP) - 1
+    last_missed = max([pending, *timetable.newest(pending, timely[0] - MILLISECOND, 1)]) if timely else latest
+    count = claim.schedule.coalesced + _more(timetable, pending, last_missed)
     run = _dispatch(claim, definition, last_missed, count).run("missed", now)
     if not timely:
         return Plan(settle_first=_moved_on(claim, definition, last_missed, run))
     return _send(claim, definition, timetable, pending, timely[0], coalesced=1, runs=(run,))
+
+
+def _more(timetable: Timetable, pending: datetime, latest: datetime) -> int:
+    """Return how many occurrences there are behind the pending one, which may be of an earlier definition, up to the latest."""
+    return timetable.count(pending + MILLISECOND, latest, MAX_CATCH_UP - 1) if latest > pending else 0
 
 
 def _send(
@@ -306,17 +320,6 @@ def _send(
         runs=runs,
     )
     return Plan(settle_first=moved, dispatch=dispatch)
-
-
-def _latest_due(definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> datetime:
-    """Return the latest occurrence that is due, jitter considered; the pending one if it was claimed early."""
-    following = timetable.next_after(pending)
-    if following is None or following > now:
-        return pending
-    newest = timetable.newest(pending, now, 2)
-    if newest and due_at(definition, timetable, newest[-1]) <= now:
-        return max(newest[-1], pending)
-    return max(newest[0], pending) if newest else pending
 
 
 def _is_too_late(claim: Claim, definition: Definition, scheduled_for: datetime, now: datetime) -> bool:

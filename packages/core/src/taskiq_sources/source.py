@@ -23,10 +23,10 @@ from taskiq.kicker import AsyncKicker
 from taskiq_sources import definitions, edits, occurrences
 from taskiq_sources.backends import check_durations
 from taskiq_sources.capture import captured_task, kicker_of
+from taskiq_sources.changing import held
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import record_as_missed
 from taskiq_sources.created import CreatedSchedule
 from taskiq_sources.declaring import declare, write
 from taskiq_sources.definitions import Defaults
@@ -34,6 +34,7 @@ from taskiq_sources.dispatched import DispatchedTask
 from taskiq_sources.errors import (
     RevisionConflictError,
     ScheduleExistsError,
+    ScheduleNotFoundError,
     ScheduleValidationError,
 )
 from taskiq_sources.info import ScheduleInfo, SourceOptions
@@ -306,8 +307,17 @@ class ScheduleSource(SourceReader):
             ScheduleValidationError: A trigger is refused, or nothing is given; nothing was changed.
         """
         triggers = edits.Triggers(cron=cron, cron_offset=cron_offset, interval=interval, time=time)
-        change = partial(edits.rescheduled, triggers=triggers, options=options, defaults=self._defaults)
-        return await self._edit(schedule_id, change, records_missed=True)
+        await self._open()
+
+        async def change(stored: StoredSchedule) -> tuple[ScheduleChanges, Definition]:
+            former, now = definitions.read(stored, self._defaults.serializer), await self.clock.now()
+            return edits.rescheduled(stored, former, now, triggers, options, self._defaults), former
+
+        async with held([await self._stored(schedule_id)], self.store, self.clock) as changing:
+            edited = await changing.edit(await self._stored(schedule_id), change)
+        if edited is None:
+            raise ScheduleNotFoundError(schedule_id)
+        return self._info(edited)
 
     async def run_now(self, schedule_id: str) -> str:
         """Have a schedule sent once more, now, whether or not it is paused. Its own occurrences are not affected.
@@ -363,8 +373,6 @@ class ScheduleSource(SourceReader):
         self,
         schedule_id: str,
         change: Callable[[StoredSchedule, Definition, datetime], ScheduleChanges],
-        *,
-        records_missed: bool = False,
     ) -> ScheduleInfo:
         """Read, compute and write; again from the start when somebody else edited the schedule in between."""
         await self._open()
@@ -372,10 +380,7 @@ class ScheduleSource(SourceReader):
         while True:
             attempts += 1
             stored = await self._stored(schedule_id)
-            former, now = definitions.read(stored, self._defaults.serializer), await self.clock.now()
-            changes = change(stored, former, now)
-            if records_missed:
-                await record_as_missed(stored, former, changes, self.store, now)
+            changes = change(stored, definitions.read(stored, self._defaults.serializer), await self.clock.now())
             try:
                 return self._info(await self.store.update(stored.id, changes, expected_revision=stored.revision))
             except RevisionConflictError:

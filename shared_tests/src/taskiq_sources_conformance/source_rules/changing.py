@@ -143,7 +143,7 @@ class ChangingRules:
     async def test_its_runs_go_on_being_counted(
         self, source: ScheduleSource, clock: ManualClock, how: How, triggers: dict[str, Any]
     ) -> None:
-        """`max_runs` is how often it runs in all, whatever it is changed into. (Look at `run_count` in `begun`.)"""
+        """`max_runs` is how often it runs in all, whatever it is changed into. (Look at `run_count` in `_edit`.)"""
         options = ScheduleOptions(max_runs=3)
         await add(source, interval=3600, schedule_options=options)
         sent = await play(source, clock, NOW + HOUR)
@@ -166,7 +166,7 @@ class ChangingRules:
         assert (await state(source)).next_run_at is None
         await give(source, how, {"interval": 3600}, max_runs=3)
 
-        assert nominal(await play(source, clock, NOW + 20 * HOUR)) == [NOW + 9 * HOUR]
+        assert nominal(await play(source, clock, NOW + 20 * HOUR)) == [NOW + 10 * HOUR]
 
     # -- another pace --------------------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class ChangingRules:
     async def test_what_other_triggers_overtake_is_recorded_as_missed(
         self, source: ScheduleSource, clock: ManualClock, how: How, triggers: dict[str, Any]
     ) -> None:
-        """What was due and is not sent any more is in the history, and counts what is behind it. (Look at `record_as_missed`.)"""
+        """What was due and is not sent any more is in the history, with its number. (Look at `drops`, `_record_as_missed`.)"""
         await add(source, cron="0 7 * * *")
         clock.set(NOON + 2 * DAY)
         await change(source, how, **triggers)
@@ -249,7 +249,7 @@ class ChangingRules:
         assert nominal(await play(source, clock, NOON + 2 * DAY)) == [NOON + DAY + 19 * HOUR]
 
     async def test_a_one_off_that_is_moved_is_not_missed(self, source: ScheduleSource, clock: ManualClock, how: How) -> None:
-        """It is the same, at another time. (Look at `record_as_missed`.)"""
+        """It is the same, at another time. (Look at `drops`.)"""
         await add(source, time=NOW)
         clock.advance(HOUR)
         await change(source, how, time=NOW + 2 * HOUR)
@@ -258,7 +258,7 @@ class ChangingRules:
         assert nominal(await play(source, clock, NOW + DAY)) == [NOW + 2 * HOUR]
 
     async def test_nothing_is_missed_of_a_paused_schedule(self, source: ScheduleSource, clock: ManualClock, how: How) -> None:
-        """It was not to run. (Look at `record_as_missed`.)"""
+        """It was not to run. (Look at `drops`.)"""
         await add(source, cron="0 7 * * *")
         await source.pause("a")
         clock.set(NOON + 2 * DAY)

@@ -1,0 +1,132 @@
+"""Changes of schedules while others may be sending them: held by claims meanwhile, where something is due."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from taskiq_sources import occurrences
+from taskiq_sources.clock import Clock
+from taskiq_sources.codec import Definition
+from taskiq_sources.continuing import CHANGING, drops, is_held, is_in_flight
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
+from taskiq_sources.models import UNSET, Claim, Outcome, ScheduleChanges, StoredSchedule
+from taskiq_sources.store import ScheduleStore
+
+logger = logging.getLogger("taskiq_sources")
+
+_LEASE: Final = timedelta(seconds=10)  # many times as long as it takes to change a batch
+_NEAR: Final = timedelta(seconds=10)  # longer before it is due, it is not sent before it is changed
+_PATIENCE: Final = 0.5  # seconds: a send takes milliseconds
+_LOOK_EVERY: Final = 0.05
+_NONE: Final = timedelta(0)
+
+
+class Changing:
+    """Schedules that are held while they are changed, so that nobody sends them, or stores them anew, between look and edit.
+
+    Args:
+        store: Where they are.
+        clock: What decides what is due.
+    """
+
+    def __init__(self, store: ScheduleStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._claims: dict[str, Claim] = {}
+        self._ends: dict[str, Outcome] = {}
+
+    async def hold(self, schedules: Collection[StoredSchedule]) -> None:
+        """Claim those of which something is due, or will be soon. What is in flight is waited for, for a while."""
+        left, waited = _near(schedules, await self._clock.now()), 0.0
+        while left:
+            await self._claim(left)
+            ids = [one.id for one in left if one.id not in self._claims]
+            found = await self._store.get(ids) if ids else {}
+            now = await self._clock.now()
+            left = [one for one in _near(found.values(), now) if is_held(one, now)]
+            # Who changes one, and has died over it, perhaps, was not sending it: then what is due can be held soon.
+            is_changed = any(one.claimant == CHANGING for one in left)
+            if waited >= (_LEASE.total_seconds() if is_changed else _PATIENCE):
+                return
+            await asyncio.sleep(_LOOK_EVERY if left else 0)
+            waited += _LOOK_EVERY
+
+    async def let_go(self) -> None:
+        """End the claims: all that was not edited is as it was before."""
+        ends = [self._ends.get(name, occurrences.given_back(claim)) for name, claim in self._claims.items()]
+        if ends:
+            await self._store.settle(ends)
+
+    def seen(self, stored: StoredSchedule, *, is_counted: bool = True) -> StoredSchedule:
+        """Return a schedule as it is without a claim of ours, which its attempts count unless they were edited."""
+        claim = self._claims.get(stored.id)
+        if claim is None or (stored.claimant, stored.lease_until) != (CHANGING, claim.lease_until):
+            return stored
+        return replace(stored, attempt=stored.attempt - is_counted, claimant=None, lease_until=None)
+
+    async def edit(
+        self,
+        stored: StoredSchedule | None,
+        change: Callable[[StoredSchedule], Awaitable[tuple[ScheduleChanges, Definition | None] | None]],
+    ) -> StoredSchedule | None:
+        """Write a change at the revision it is for, anew if somebody else has edited the schedule, and return how it is then.
+
+        Args:
+            stored: The schedule as it was read.
+            change: Returns what to write, and the former definition, of a schedule as it is without our claim; None for nothing.
+        """
+        while stored is not None and (wanted := await change(self.seen(stored))) is not None:
+            changes, former = wanted
+            await self._record_as_missed(stored, former, changes)
+            try:
+                edited = await self._store.update(stored.id, changes, expected_revision=stored.revision)
+                return self.seen(edited, is_counted=changes.attempt is UNSET)
+            except (RevisionConflictError, ScheduleNotFoundError):
+                stored = (await self._store.get([stored.id])).get(stored.id)
+        return stored
+
+    async def _claim(self, schedules: Collection[StoredSchedule]) -> None:
+        if not schedules:
+            return
+        now = await self._clock.now()
+        early = max(_NONE, max((one.next_run_at or now) for one in schedules) - now)
+        ids = [one.id for one in schedules]
+        claims = await self._store.claim(now, claimant=CHANGING, lease=_LEASE, limit=len(ids), ids=ids, early=early)
+        self._claims.update((claim.schedule.id, claim) for claim in claims)
+
+    async def _record_as_missed(self, stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges) -> None:
+        """Record what is due and was not sent, if `changes` take it away. Should the process die then, the former goes on."""
+        claim, now = self._claims.get(stored.id), await self._clock.now()
+        if former is None or stored.id in self._ends or not drops(self.seen(stored), former, changes, now):
+            return
+        if claim is None or stored.timing_revision > claim.schedule.revision:  # it is paused, or somebody is sending it
+            if is_in_flight(stored, now):
+                logger.warning("Schedule %r has other triggers now; %s was sending it.", stored.id, stored.claimant)
+            return
+        outcome = occurrences.overtaken(claim, former, now)
+        await self._store.settle([replace(outcome, release=False)])
+        self._ends[stored.id] = replace(outcome, runs=())
+        run = outcome.runs[0]
+        late = f"{run.coalesced} occurrence(s) up to {run.scheduled_for.isoformat()}"
+        logger.warning("Schedule %r has other triggers now: %s not sent, and recorded as %s.", stored.id, late, run.status)
+
+
+def _near(schedules: Iterable[StoredSchedule], now: datetime) -> list[StoredSchedule]:
+    return [one for one in schedules if one.scheduled_for is not None and one.scheduled_for <= now + _NEAR]
+
+
+@asynccontextmanager
+async def held(schedules: Collection[StoredSchedule], store: ScheduleStore, clock: Clock) -> AsyncIterator[Changing]:
+    """Hold schedules while they are changed."""
+    changing = Changing(store, clock)
+    try:
+        await changing.hold(schedules)
+        yield changing
+    finally:
+        await changing.let_go()
