@@ -140,6 +140,37 @@ async def test_what_is_given_other_options_while_others_send_it_is_sent_once(see
     assert world.sent == {(f"job-{number}", NOON + days * day): 1 for number in range(JOBS) for days in range(3)}
 
 
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+@pytest.mark.parametrize("seed", range(40))
+async def test_what_people_pause_and_change_while_it_is_declared_is_sent_once(seed: int, delivery: Any) -> None:
+    """Whoever pauses, resumes and changes options in between, and whichever of them holds what."""
+    world = World(seed)
+    day = timedelta(days=1)
+    cron: dict[str, Any] = {"time": None, "cron": "0 12 * * *"}
+    releases = [ScheduleOptions(delivery=delivery, end_at=end_at) for end_at in (None, NOON + 99 * day)]
+
+    async def person() -> None:
+        source = world.source()
+        for _ in range(3):
+            name = f"job-{world.chance.randrange(JOBS)}"
+            if world.chance.random() < 0.5:
+                await source.pause(name)
+                await source.resume(name, catch_up=True)
+            else:
+                await source.reschedule(name, options=ScheduleOptions(misfire_grace=world.chance.choice([day / 2, day / 3])))
+
+    world.clock.set(NOON - timedelta(hours=1))
+    await world.declare(**cron, schedule_options=releases[0])
+    for days in range(3):
+        world.clock.set(NOON + days * day)
+        starts = [world.declare(**cron, schedule_options=world.chance.choice(releases)) for _ in range(2)]
+        await asyncio.gather(*starts, person(), world.send(40), world.send(40))
+        await world.send(JOBS + 1)
+
+    assert world.sent == {(f"job-{number}", NOON + days * day): 1 for number in range(JOBS) for days in range(3)}
+    assert {(one.attempt, one.lease_until, one.run_count) for one in world.data.schedules.values()} == {(0, None, 3)}
+
+
 @pytest.mark.parametrize("seed", range(60))
 async def test_what_is_given_another_pace_while_others_send_it_is_not_lost(seed: int) -> None:
     """An interval that a new release makes longer: what is due is sent, and from then on it runs at the new pace."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -42,33 +43,32 @@ class Changing:
         self._ends: dict[str, Outcome] = {}
 
     async def hold(self, schedules: Collection[StoredSchedule]) -> None:
-        """Claim those of which something is due, or will be soon. What is in flight is waited for, for a while."""
-        left, waited = _near(schedules, await self._clock.now()), 0.0
-        while left:
-            await self._claim(left)
-            ids = [one.id for one in left if one.id not in self._claims]
-            found = await self._store.get(ids) if ids else {}
-            now = await self._clock.now()
-            left = [one for one in _near(found.values(), now) if is_held(one, now)]
+        """Claim those of which something is due, or will be soon. What is in flight is waited for, for a while.
+
+        While another one is changing some of them, none are held, so that two never wait for each other.
+        """
+        wanted, waited = _near(schedules, await self._clock.now()), 0.0
+        while left := await self._claim(wanted):
             # Who changes one, and has died over it, perhaps, was not sending it: then what is due can be held soon.
             is_changed = any(one.claimant == CHANGING for one in left)
             if waited >= (_LEASE.total_seconds() if is_changed else _PATIENCE):
                 return
-            await asyncio.sleep(_LOOK_EVERY if left else 0)
-            waited += _LOOK_EVERY
+            if is_changed:
+                await self.let_go()
+            waited += await _a_while()
 
     async def let_go(self) -> None:
         """End the claims: all that was not edited is as it was before."""
         ends = [self._ends.get(name, occurrences.given_back(claim)) for name, claim in self._claims.items()]
+        self._claims.clear()
         if ends:
             await self._store.settle(ends)
 
     def seen(self, stored: StoredSchedule, *, is_counted: bool = True) -> StoredSchedule:
-        """Return a schedule as it is without a claim of ours, which its attempts count unless they were edited."""
-        claim = self._claims.get(stored.id)
-        if claim is None or (stored.claimant, stored.lease_until) != (CHANGING, claim.lease_until):
+        """Return a schedule as it is without a claim of ours, or of another who changes it, which its attempts count."""
+        if stored.claimant != CHANGING:
             return stored
-        return replace(stored, attempt=stored.attempt - is_counted, claimant=None, lease_until=None)
+        return replace(stored, attempt=max(0, stored.attempt - is_counted), claimant=None, lease_until=None)
 
     async def edit(
         self,
@@ -81,7 +81,7 @@ class Changing:
             stored: The schedule as it was read.
             change: Returns what to write, and the former definition, of a schedule as it is without our claim; None for nothing.
         """
-        while stored is not None and (wanted := await change(self.seen(stored))) is not None:
+        while (stored := await self._held(stored)) is not None and (wanted := await change(self.seen(stored))) is not None:
             changes, former = wanted
             await self._record_as_missed(stored, former, changes)
             try:
@@ -91,14 +91,34 @@ class Changing:
                 stored = (await self._store.get([stored.id])).get(stored.id)
         return stored
 
-    async def _claim(self, schedules: Collection[StoredSchedule]) -> None:
-        if not schedules:
-            return
+    async def _held(self, stored: StoredSchedule | None) -> StoredSchedule | None:
+        """Return the schedule as it is when we hold it, if it could not be held before: it may have been paused then."""
+        waited = 0.0
+        while stored is not None and stored.id not in self._claims and waited < _PATIENCE:
+            if not _near([stored], await self._clock.now()):
+                return stored
+            left = await self._claim([stored])
+            # It is read anew also where it could not be held: what was settled since is told by no revision.
+            fresh = (await self._store.get([stored.id])).get(stored.id)
+            if not left and (fresh == stored or stored.id in self._claims):
+                return fresh
+            stored = fresh
+            waited += await _a_while()
+        return stored
+
+    async def _claim(self, schedules: Collection[StoredSchedule]) -> list[StoredSchedule]:
+        """Claim what is due, or will be soon, and return what somebody else holds, or has let go in this instant."""
         now = await self._clock.now()
-        early = max(_NONE, max((one.next_run_at or now) for one in schedules) - now)
-        ids = [one.id for one in schedules]
+        wanted = [one for one in _near(schedules, now) if one.id not in self._claims]
+        if not wanted:
+            return []
+        early = max(_NONE, max((one.next_run_at or now) for one in wanted) - now)
+        ids = [one.id for one in wanted]
         claims = await self._store.claim(now, claimant=CHANGING, lease=_LEASE, limit=len(ids), ids=ids, early=early)
         self._claims.update((claim.schedule.id, claim) for claim in claims)
+        left = [name for name in ids if name not in self._claims]
+        found = (await self._store.get(left)).values() if left else ()
+        return [one for one in _near(found, now) if is_held(one, now) or not (one.paused or one.quarantined)]
 
     async def _record_as_missed(self, stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges) -> None:
         """Record what is due and was not sent, if `changes` take it away. Should the process die then, the former goes on."""
@@ -115,6 +135,13 @@ class Changing:
         run = outcome.runs[0]
         late = f"{run.coalesced} occurrence(s) up to {run.scheduled_for.isoformat()}"
         logger.warning("Schedule %r has other triggers now: %s not sent, and recorded as %s.", stored.id, late, run.status)
+
+
+async def _a_while() -> float:
+    """Wait, not always for as long, lest two go on meeting each other; return the seconds."""
+    pause = _LOOK_EVERY * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+    await asyncio.sleep(pause)
+    return pause
 
 
 def _near(schedules: Iterable[StoredSchedule], now: datetime) -> list[StoredSchedule]:
