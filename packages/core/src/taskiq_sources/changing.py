@@ -22,7 +22,6 @@ from taskiq_sources.store import ScheduleStore
 logger = logging.getLogger("taskiq_sources")
 
 _LEASE: Final = timedelta(seconds=10)  # many times as long as it takes to change a batch
-_NEAR: Final = timedelta(seconds=10)  # longer before it is due, it is not sent before it is changed
 _PATIENCE: Final = 0.5  # seconds: a send takes milliseconds
 _LOOK_EVERY: Final = 0.05
 _NONE: Final = timedelta(0)
@@ -34,20 +33,31 @@ class Changing:
     Args:
         store: Where they are.
         clock: What decides what is due.
+        near: How long before its time a schedule is held: longer before that, it is not sent before it is changed.
     """
 
-    def __init__(self, store: ScheduleStore, clock: Clock) -> None:
+    def __init__(self, store: ScheduleStore, clock: Clock, near: timedelta) -> None:
         self._store = store
         self._clock = clock
+        self._near = near
         self._claims: dict[str, Claim] = {}
         self._ends: dict[str, Outcome] = {}
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What is held."""
+        return list(self._claims.values())
+
+    def end(self, outcome: Outcome) -> None:
+        """Let a claim end otherwise than with all as it was before."""
+        self._ends[outcome.claim.schedule.id] = outcome
 
     async def hold(self, schedules: Collection[StoredSchedule]) -> None:
         """Claim those of which something is due, or will be soon. What is in flight is waited for, for a while.
 
         While another one is changing some of them, none are held, so that two never wait for each other.
         """
-        wanted, waited = _near(schedules, await self._clock.now()), 0.0
+        wanted, waited = self._near_of(schedules, await self._clock.now()), 0.0
         while left := await self._claim(wanted):
             # Who changes one, and has died over it, perhaps, was not sending it: then what is due can be held soon.
             is_changed = any(one.claimant == CHANGING for one in left)
@@ -95,7 +105,7 @@ class Changing:
         """Return the schedule as it is when we hold it, if it could not be held before: it may have been paused then."""
         waited = 0.0
         while stored is not None and stored.id not in self._claims and waited < _PATIENCE:
-            if not _near([stored], await self._clock.now()):
+            if not self._near_of([stored], await self._clock.now()):
                 return stored
             left = await self._claim([stored])
             # It is read anew also where it could not be held: what was settled since is told by no revision.
@@ -109,7 +119,7 @@ class Changing:
     async def _claim(self, schedules: Collection[StoredSchedule]) -> list[StoredSchedule]:
         """Claim what is due, or will be soon, and return what somebody else holds, or has let go in this instant."""
         now = await self._clock.now()
-        wanted = [one for one in _near(schedules, now) if one.id not in self._claims]
+        wanted = [one for one in self._near_of(schedules, now) if one.id not in self._claims]
         if not wanted:
             return []
         early = max(_NONE, max((one.next_run_at or now) for one in wanted) - now)
@@ -118,7 +128,10 @@ class Changing:
         self._claims.update((claim.schedule.id, claim) for claim in claims)
         left = [name for name in ids if name not in self._claims]
         found = (await self._store.get(left)).values() if left else ()
-        return [one for one in _near(found, now) if is_held(one, now) or not (one.paused or one.quarantined)]
+        return [one for one in self._near_of(found, now) if is_held(one, now) or not (one.paused or one.quarantined)]
+
+    def _near_of(self, schedules: Iterable[StoredSchedule], now: datetime) -> list[StoredSchedule]:
+        return [one for one in schedules if one.scheduled_for is not None and one.scheduled_for <= now + self._near]
 
     async def _record_as_missed(self, stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges) -> None:
         """Record what is due and was not sent, if `changes` take it away. Should the process die then, the former goes on."""
@@ -144,14 +157,12 @@ async def _a_while() -> float:
     return pause
 
 
-def _near(schedules: Iterable[StoredSchedule], now: datetime) -> list[StoredSchedule]:
-    return [one for one in schedules if one.scheduled_for is not None and one.scheduled_for <= now + _NEAR]
-
-
 @asynccontextmanager
-async def held(schedules: Collection[StoredSchedule], store: ScheduleStore, clock: Clock) -> AsyncIterator[Changing]:
-    """Hold schedules while they are changed."""
-    changing = Changing(store, clock)
+async def held(
+    schedules: Collection[StoredSchedule], store: ScheduleStore, clock: Clock, *, near: timedelta = timedelta(seconds=10)
+) -> AsyncIterator[Changing]:
+    """Hold schedules while they are changed. The arguments are those of `Changing`."""
+    changing = Changing(store, clock, near)
     try:
         await changing.hold(schedules)
         yield changing

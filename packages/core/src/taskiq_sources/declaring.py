@@ -30,8 +30,7 @@ _EARLY: Final = timedelta(minutes=1)  # longer before its time is nothing sent
 _LOOK_UPS = 20  # at the same time
 _HELD_BACK: Final = timedelta(minutes=1)  # many times as long as it takes to look at the history of a batch
 
-_LEASE: Final = timedelta(seconds=5)  # many times as long as it takes to edit a batch
-_NONE: Final = timedelta(0)
+_NEAR: Final = 2 * _HELD_BACK  # whatever is held back is held
 
 _BATCH = 1_000
 _BATCH_OF_ONCE = 200
@@ -153,7 +152,7 @@ async def _write_once(
     stranded = {row.id: stored[row.id] for row in rows if row.id in stored and _is_held_back(stored[row.id], row)}
     to_let_go = {name: row for name, row in held_back.items() if name not in known} | stranded
     done = await _done_of({name: declared.definitions[name] for name in to_let_go}, store)
-    await _let_go(to_let_go, done, declared.rows, store, now)
+    await _let_go(to_let_go, done, declared.rows, store, clock)
     others = [row for row in rows if row.id in known and row.id not in done]
     return known, await _replace(others, declared, store, defaults, clock) if replace else []
 
@@ -163,7 +162,7 @@ async def _let_go(
     done: Collection[str],
     rows: Mapping[str, StoredSchedule],
     store: ScheduleStore,
-    now: datetime,
+    clock: Clock,
 ) -> None:
     """Let what was held back run when it is due, and delete of it what is `done`; not what somebody has stored there since.
 
@@ -178,28 +177,20 @@ async def _let_go(
             return Outcome(claim=claim, finished=True)
         return replace(occurrences.given_back(claim), next_run_at=rows[name].next_run_at)
 
-    claims = await _claim(held_back.values(), store, now)
-    await store.settle([outcome(claim) for claim in claims])
+    async with held(held_back.values(), store, clock, near=_NEAR) as changing:
+        claims = changing.claims
+        for claim in claims:
+            changing.end(outcome(claim))
     left = held_back.keys() - {claim.schedule.id for claim in claims}
     for found in (await store.get(left)).values() if left else ():  # what was paused since it was written; the rest is being sent
         if found.paused and _is_alike(found, held_back[found.id]):
+            now = await clock.now()
             edit = ScheduleChanges(updated_at=now, paused=False)
             edit = edit if found.id in done else ScheduleChanges(updated_at=now, next_run_at=rows[found.id].next_run_at)
             with suppress(RevisionConflictError, ScheduleNotFoundError):  # somebody else has said what is to be done with it
                 await store.update(found.id, edit, expected_revision=found.revision)
                 if found.id in done:
-                    await store.settle([outcome(claim) for claim in await _claim([found], store, now)])
-
-
-async def _claim(rows: Collection[StoredSchedule], store: ScheduleStore, now: datetime) -> list[Claim]:
-    """Keep others from sending what has these ids, due or not, until it is settled."""
-    early = max((row.next_run_at or now for row in rows), default=now) - now
-    ids = [row.id for row in rows]
-    return (
-        await store.claim(now, claimant="declaring", lease=_LEASE, limit=len(ids), ids=ids, early=max(early, _NONE))
-        if ids
-        else []
-    )
+                    await _let_go({found.id: held_back[found.id]}, done, rows, store, clock)
 
 
 async def _replace(
