@@ -64,16 +64,23 @@ class Elsewhere:
         """End it at once, its store open."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await self._process.communicate()
+        await self._end()
 
     async def close(self) -> None:
         """Have it close its store and end."""
-        _, errors = await asyncio.wait_for(self._process.communicate(), _PATIENCE)
+        errors = await asyncio.wait_for(self._end(), _PATIENCE)
         if self._process.returncode:
             pytest.fail(f"the other process failed to close its store:\n{errors.decode()}", pytrace=False)
 
-    async def _explain(self) -> None:
+    async def _end(self) -> bytes:
+        """Wait until it has ended, and return its errors."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # before Python 3.12, `communicate` does so only after it has written something
         _, errors = await self._process.communicate()
+        return errors
+
+    async def _explain(self) -> None:
+        errors = await self._end()
         pytest.fail(f"in another process (if that cannot make a store: {_FIX}):\n{errors.decode()}", pytrace=False)
 
 
