@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -530,11 +529,11 @@ def test_an_interrupt_while_connecting_ends_the_command_quietly(tmp_path: Path) 
         "        await asyncio.sleep(60)\n"
         "source = Hanging()\n"
     )
-    command = [sys.executable, "-m", "taskiq", "schedules", "list", "hanging:source"]
-    pipe = subprocess.PIPE
     # A process that a shell runs in the background is told to ignore interrupts, as a run of tests may be, and hands that on.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, preexec_fn=heeding) as process:
+    heeding = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeding}; runpy.run_module('taskiq', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", program, "schedules", "list", "hanging:source"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "connecting\n"
         process.send_signal(signal.SIGINT)
