@@ -9,9 +9,10 @@ import pickle  # noqa: TID251 - a file of the test's own
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from dataclasses import replace
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from intact import IntactStore
 
@@ -104,20 +105,24 @@ class CountedTokens(FileStore):
             self.load()
             claims: list[Claim] = []
             for claim in await IntactStore.claim(self, *args, **options):
-                claims.append(Claim(**{**fields_of(claim), "token": str(next(self._counter))}))
+                claims.append(replace(claim, token=str(next(self._counter))))
                 self._data.tokens[claim.schedule.id] = claims[-1].token
             self.save()
         return claims
+
+
+@cache
+def data_of_this_process(path: Path) -> MemoryData:
+    return MemoryData()
 
 
 class WritesWhenClosed(FileStore):
     """Fast, since one process sees all that it has written anyway."""
 
     caught_by = ("test_what_a_process_has_written_survives_its_death",)
-    _of_paths: ClassVar[dict[Path, MemoryData]] = {}
 
     def data_of(self, path: Path) -> MemoryData:
-        return self._of_paths.setdefault(path, MemoryData())
+        return data_of_this_process(path)
 
     def load(self) -> None:
         if not self._data.schedules:
@@ -135,13 +140,8 @@ class TellsOneProcess(FileStore):
     """Wakes whoever watches in the same process."""
 
     caught_by = ("test_changes_of_another_process_wake",)
-    _of_paths: ClassVar[dict[Path, MemoryData]] = {}
 
     def data_of(self, path: Path) -> MemoryData:
-        return self._of_paths.setdefault(path, MemoryData())
+        return data_of_this_process(path)
 
     watch = IntactStore.watch
-
-
-def fields_of(claim: Claim) -> dict[str, Any]:
-    return {name: getattr(claim, name) for name in ("schedule", "token", "claimed_at", "lease_until")}

@@ -57,8 +57,8 @@ class Changing:
 
         While another one is changing some of them, none are held, so that two never wait for each other.
         """
-        wanted, waited = self._near_of(schedules, await self._clock.now()), 0.0
-        while left := await self._claim(wanted):
+        waited = 0.0
+        while left := await self._claim(schedules):
             # Who changes one, and has died over it, perhaps, was not sending it: then what is due can be held soon.
             is_changed = any(one.claimant == CHANGING for one in left)
             if waited >= (_LEASE.total_seconds() if is_changed else _PATIENCE):

@@ -181,12 +181,7 @@ async def _runs(sources: Sources, given: argparse.Namespace) -> None:
     found: list[Run] = []
 
     async def read(source: ScheduleSource) -> bool:
-        left = given.limit
-        async for run in source.runs(given.id, status=given.status):
-            if left <= 0:
-                break
-            left -= 1
-            found.append(run)
+        found.extend([run async for run in source.runs(given.id, status=given.status, limit=max(given.limit, 0))])
         return True
 
     for source in sources:

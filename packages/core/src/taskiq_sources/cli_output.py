@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from taskiq_sources.continuing import is_held
 from taskiq_sources.errors import redact_text
 from taskiq_sources.info import ScheduleInfo
 from taskiq_sources.models import Run
@@ -158,7 +159,7 @@ def _state(info: ScheduleInfo, now: datetime) -> str:
         return f"quarantined: {info.error or state.last_error}"
     if state.paused:
         return "paused"
-    if state.lease_until is not None and state.lease_until > now:
+    if is_held(state, now):
         return f"being sent by {state.claimant}"
     if state.last_error is not None:
         return f"attempt {state.attempt} failed: {state.last_error}"

@@ -224,9 +224,9 @@ def _with_state(row: StoredSchedule, stored: StoredSchedule) -> StoredSchedule:
     return replace(row, coalesced=stored.coalesced, attempt=stored.attempt, last_error=stored.last_error)
 
 
-def drops(stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges, now: datetime) -> bool:
+def drops(stored: StoredSchedule, former: Definition, changes: ScheduleChanges, now: datetime) -> bool:
     """Whether changes take away what is due and has not been sent. A one-off is not missed when it gets another time."""
-    if former is None or former.is_one_off or stored.scheduled_for is None or stored.scheduled_for > now:
+    if former.is_one_off or stored.scheduled_for is None or stored.scheduled_for > now:
         return False
     kept = (UNSET, stored.scheduled_for, _late(stored, former, now)[0])
     return changes.scheduled_for not in kept

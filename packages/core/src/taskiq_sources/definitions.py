@@ -88,19 +88,14 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
 def is_over(definition: Definition, now: datetime) -> bool:
     """Whether a definition has had occurrences, all before `now` because of its ``end_at``: it has run, and is declared still."""
     end_at = definition.options.end_at
-    if end_at is None or end_at >= now or timetable_of(definition, now).first(now) is not None:  # a past time counts
-        return False
-    return _had_any(definition)
+    return end_at is not None and end_at < now and may_be_over(definition, now)
 
 
 def may_be_over(definition: Definition, now: datetime) -> bool:
     """Whether none of its occurrences is left before its ``end_at``, which is to come: it has run by then, or is a mistake."""
-    end_at = definition.options.end_at
-    return end_at is not None and timetable_of(definition, now).first(now) is None and _had_any(definition)
-
-
-def _had_any(definition: Definition) -> bool:
-    start_at, end_at = definition.options.start_at, definition.options.end_at or BEGINNING
+    start_at, end_at = definition.options.start_at, definition.options.end_at
+    if end_at is None or timetable_of(definition, now).first(now) is not None:  # a past time counts
+        return False
     timetable = timetable_of(definition, BEGINNING if start_at is None else start_at)
     return timetable.newest(BEGINNING, end_at, 1) != []
 

@@ -167,10 +167,8 @@ def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
     timetable = timetable_of(definition, schedule.anchor)
     latest = pending if schedule.attempt > 1 else latest_due(definition, timetable, pending, now)
     count = schedule.coalesced + _more(timetable, pending, latest)
-    # Without an error the last claim was lost in a crash, perhaps after the broker had the message.
-    crashed = schedule.attempt > 1 and schedule.last_error is None
     dispatch = _dispatch(claim, definition, latest, count)
-    run = dispatch.run("unknown" if crashed else "missed", now, "the schedule was given other triggers before it was sent")
+    run = dispatch.run(_unsent(claim), now, "the schedule was given other triggers before it was sent")
     following = timetable.next_after(latest)
     due = None if following is None else due_at(definition, timetable, following)
     return Outcome(claim=claim, scheduled_for=following, next_run_at=due, run_count=schedule.run_count, runs=(run,))
@@ -255,11 +253,16 @@ def _plan_as_it_stands(claim: Claim, definition: Definition, pending: datetime, 
         run = dispatch.run("unknown", now, "the scheduler that claimed it did not come back; it may or may not have been sent")
         return Plan(settle_first=_moved_on(claim, definition, pending, run))
     if _is_too_late(claim, definition, pending, now):
-        # Without an error the last claim was lost in a crash, perhaps after the broker had the message.
-        crashed = claim.schedule.attempt > 1 and claim.schedule.last_error is None
-        run = dispatch.run("unknown" if crashed else "missed", now, claim.schedule.last_error)
+        run = dispatch.run(_unsent(claim), now, claim.schedule.last_error)
         return Plan(settle_first=_moved_on(claim, definition, pending, run))
     return Plan(dispatch=dispatch)
+
+
+def _unsent(claim: Claim) -> RunStatus:
+    """Return what becomes of an occurrence that is not sent under this claim."""
+    # Without an error the last claim was lost in a crash, perhaps after the broker had the message.
+    crashed = claim.schedule.attempt > 1 and claim.schedule.last_error is None
+    return "unknown" if crashed else "missed"
 
 
 def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
