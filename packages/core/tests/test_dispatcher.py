@@ -428,6 +428,29 @@ async def test_a_driver_that_cancels_its_own_futures_stops_nothing(world: World)
     assert len(world.broker.sent) == 3 * 14
 
 
+async def test_a_subscription_ends_with_the_engine(world: World) -> None:
+    """Not when the garbage collector finds it: until then it would hold a connection."""
+    source = world.another_source()
+    ended = asyncio.Event()
+
+    async def changes() -> AsyncIterator[None]:
+        try:
+            while True:
+                yield
+                await asyncio.sleep(0.001)
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    watching = changes()  # this reference is what an exception's traceback may be elsewhere
+    source.store.watch = lambda: watching  # type: ignore[method-assign]
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(3.005)  # between two changes, which it heeds every 0.01 s
+    await scheduler.stop()
+
+    assert ended.is_set()
+
+
 async def test_a_watch_that_falls_over_costs_no_send(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Push is a convenience: a bug in it is told, and what is being sent goes on."""
     source = world.another_source()

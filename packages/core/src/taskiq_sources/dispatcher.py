@@ -18,6 +18,7 @@ import asyncio
 import logging
 import random
 from collections import deque
+from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -120,15 +121,9 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
-        helpers = [
-            asyncio.ensure_future(helper)
-            for helper in (
-                *(self._settle_results() for _ in range(_SETTLERS)),
-                self._renew_leases(),
-                self._senders.watch_timeouts(),
-                self._watch_store(),
-            )
-        ]
+        settlers = (self._settle_results() for _ in range(_SETTLERS))
+        others = self._renew_leases(), self._senders.watch_timeouts(), self._watch_store()
+        helpers = [asyncio.ensure_future(helper) for helper in (*settlers, *others)]
         feeder = asyncio.ensure_future(self._feed())
         try:
             await asyncio.wait([feeder, *helpers], return_when=asyncio.FIRST_COMPLETED)
@@ -360,9 +355,10 @@ class Dispatcher:
         while True:
             try:
                 # Each settle of each scheduler would have all others look. What is declared comes as two changes, at once.
-                async for _ in sparsely(self._store.watch(), _GATHERING):
-                    pause = _FIRST_PAUSE
-                    self._wake.set()
+                async with aclosing(sparsely(self._store.watch(), _GATHERING)) as changes:
+                    async for _ in changes:
+                        pause = _FIRST_PAUSE
+                        self._wake.set()
             except (SourceConnectionError, SourceClosedError) as error:
                 logger.debug("%s: watching for changes broke off: %s", self._name, error)
             except Exception:  # polling goes on without it, and so does what is being sent

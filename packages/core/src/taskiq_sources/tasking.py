@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
 
@@ -29,14 +29,21 @@ async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*ending, return_exceptions=True)
 
 
-async def sparsely(changes: AsyncIterable[None], every: float) -> AsyncIterator[None]:
-    """Yield what comes, but after two that came soon after one another no more than one each `every` seconds."""
+async def sparsely(changes: AsyncIterator[None], every: float) -> AsyncGenerator[None, None]:
+    """Yield what comes, but after two that came soon after one another no more than one each `every` seconds.
+
+    When this is closed, so is `changes`.
+    """
     loop, last = asyncio.get_running_loop(), -2 * every
-    async for change in changes:
-        yield change
-        is_soon, last = loop.time() - last < 2 * every, loop.time()
-        if is_soon:
-            await asyncio.sleep(every)
+    try:
+        async for change in changes:
+            yield change
+            is_soon, last = loop.time() - last < 2 * every, loop.time()
+            if is_soon:
+                await asyncio.sleep(every)
+    finally:
+        if isinstance(changes, AsyncGenerator):
+            await changes.aclose()
 
 
 class LoopLock:
