@@ -14,7 +14,7 @@ from taskiq_sources import definitions
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
 from taskiq_sources.models import UNSET, ScheduleChanges, StoredSchedule
-from taskiq_sources.occurrences import MAX_CATCH_UP, latest_due
+from taskiq_sources.occurrences import due_until, more
 from taskiq_sources.triggers import Timetable
 
 #: Who holds a schedule that is being changed: no scheduler, and so nothing is being sent.
@@ -187,7 +187,7 @@ def _kept(
     """Return the row with what is late pending. Where the new definition would not find all of it, the latest stands for all."""
     pending = stored.scheduled_for or now
     late, count = _late(stored, former, now)
-    if stored.attempt or timetable.count(pending, late, MAX_CATCH_UP) == count:
+    if stored.attempt or more(timetable, pending, late) == count - 1:
         late, count = pending, 1
     due = definitions.due_at(definition, timetable, late) if not stored.attempt else stored.next_run_at
     row = replace(_with_state(row, stored), scheduled_for=late, next_run_at=due)
@@ -196,10 +196,7 @@ def _kept(
 
 def _late(stored: StoredSchedule, former: Definition, now: datetime) -> tuple[datetime, int]:
     """Return the latest occurrence that is due, by what was in force, and for how many it stands."""
-    pending = stored.scheduled_for or now
-    before = definitions.timetable_of(former, stored.anchor)
-    latest = latest_due(former, before, pending, now)
-    return latest, before.count(pending, latest, MAX_CATCH_UP) if latest > pending else 1
+    return due_until(former, definitions.timetable_of(former, stored.anchor), stored.scheduled_for or now, now)
 
 
 def _not_done(

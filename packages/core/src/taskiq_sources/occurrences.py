@@ -165,9 +165,8 @@ def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
     schedule = claim.schedule
     pending = schedule.scheduled_for or now
     timetable = timetable_of(definition, schedule.anchor)
-    latest = pending if schedule.attempt > 1 else latest_due(definition, timetable, pending, now)
-    count = schedule.coalesced + _more(timetable, pending, latest)
-    dispatch = _dispatch(claim, definition, latest, count)
+    latest, count = (pending, 1) if schedule.attempt > 1 else due_until(definition, timetable, pending, now)
+    dispatch = _dispatch(claim, definition, latest, schedule.coalesced + count - 1)
     run = dispatch.run(_unsent(claim), now, "the schedule was given other triggers before it was sent")
     following = timetable.next_after(latest)
     due = None if following is None else due_at(definition, timetable, following)
@@ -223,6 +222,17 @@ def latest_due(definition: Definition, timetable: Timetable, pending: datetime, 
     return max(newest[0], pending) if newest else pending
 
 
+def due_until(definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> tuple[datetime, int]:
+    """Return the latest occurrence that is due, and how many there are from the pending one to it."""
+    latest = latest_due(definition, timetable, pending, now)
+    return latest, 1 + more(timetable, pending, latest)
+
+
+def more(timetable: Timetable, pending: datetime, latest: datetime) -> int:
+    """Return how many occurrences there are behind the pending one, which may be of an earlier definition, up to the latest."""
+    return timetable.count(pending + MILLISECOND, latest, MAX_CATCH_UP - 1) if latest > pending else 0
+
+
 def retry_delay(occurrence: str, attempt: int) -> timedelta:
     """Return how long to wait after the `attempt`-th failure: 1, 2, 4 … 60 s, less up to a half.
 
@@ -267,8 +277,8 @@ def _unsent(claim: Claim) -> RunStatus:
 
 def _plan_collapsed(claim: Claim, definition: Definition, timetable: Timetable, pending: datetime, now: datetime) -> Plan:
     """``fire_once``: of all that is due, send the latest."""
-    latest = latest_due(definition, timetable, pending, now)
-    count = claim.schedule.coalesced + _more(timetable, pending, latest)
+    latest, count = due_until(definition, timetable, pending, now)
+    count += claim.schedule.coalesced - 1
     if _is_too_late(claim, definition, latest, now):
         run = _dispatch(claim, definition, latest, count).run("missed", now)
         return Plan(settle_first=_moved_on(claim, definition, latest, run))
@@ -285,16 +295,11 @@ def _plan_each(claim: Claim, definition: Definition, timetable: Timetable, pendi
     if timely and timely[0] == pending:
         return Plan(dispatch=_dispatch(claim, definition, pending, claim.schedule.coalesced))
     last_missed = max([pending, *timetable.newest(pending, timely[0] - MILLISECOND, 1)]) if timely else latest
-    count = claim.schedule.coalesced + _more(timetable, pending, last_missed)
+    count = claim.schedule.coalesced + more(timetable, pending, last_missed)
     run = _dispatch(claim, definition, last_missed, count).run("missed", now)
     if not timely:
         return Plan(settle_first=_moved_on(claim, definition, last_missed, run))
     return _send(claim, definition, timetable, pending, timely[0], coalesced=1, runs=(run,))
-
-
-def _more(timetable: Timetable, pending: datetime, latest: datetime) -> int:
-    """Return how many occurrences there are behind the pending one, which may be of an earlier definition, up to the latest."""
-    return timetable.count(pending + MILLISECOND, latest, MAX_CATCH_UP - 1) if latest > pending else 0
 
 
 def _send(

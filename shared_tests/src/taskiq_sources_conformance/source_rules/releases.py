@@ -171,6 +171,19 @@ class ReleaseRules:
         late = [(row.status, row.coalesced) for row in await rows(source) if row.scheduled_for > NOW]
         assert late == [("missed" if misfire == "skip" else "sent", 3)]
 
+    @pytest.mark.parametrize("misfire", ["fire_all", "fire_once"])
+    async def test_another_pace_and_another(self, source: ScheduleSource, clock: ManualClock, misfire: Any) -> None:
+        """What was late when the pace changed first is still counted when it changes again. (Look at `due_until`.)"""
+        options = ScheduleOptions(misfire=misfire)
+        await add(source, interval=DAY, schedule_options=options)
+        await send_due(source)
+        clock.set(NOW + 3 * DAY + HOUR)
+        await add(source, interval=300, schedule_options=options)
+        clock.set(NOW + 3 * DAY + HOUR + 10 * MINUTE)
+        await add(source, interval=600, schedule_options=options)
+
+        assert [one.coalesced for one in await send_due(source)] == [5]
+
     @pytest.mark.parametrize("triggers", [{"interval": 7200}, {"cron": "30 9 * * *"}], ids=str)
     async def test_all_that_is_late_is_accounted_for(
         self, source: ScheduleSource, clock: ManualClock, triggers: dict[str, Any]
