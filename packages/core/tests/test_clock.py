@@ -46,9 +46,37 @@ class Server:
 
 async def test_the_server_is_taken_to_answer_in_the_middle_of_the_round_trip() -> None:
     """A slow answer does not make the clock late."""
-    server = Server(round_trip=2.0)
+    server = Server(round_trip=0.2)
 
-    assert await server.clock().now() == SERVER + timedelta(seconds=2)
+    assert await server.clock().now() == SERVER + timedelta(seconds=0.2)
+
+
+async def test_a_long_round_trip_is_measured_again() -> None:
+    """While a connection is made anew, nobody knows when in it the server answered: here, at its very end."""
+
+    class Connecting(Server):
+        async def now(self) -> datetime:
+            if self.reads == 0:
+                self.monotonic += 8
+            return await super().now()
+
+    server = Connecting(round_trip=0.1)
+
+    assert await server.clock().now() == SERVER + timedelta(seconds=8.2)
+
+
+async def test_a_server_that_is_slow_for_a_while_does_not_set_the_clock() -> None:
+    """An earlier measurement is better than one that may be wrong by seconds."""
+    server = Server()
+    clock = server.clock()
+    await clock.now()
+    server.monotonic += 61
+    server.round_trip, server.step = 3.0, timedelta(seconds=30)
+
+    assert await clock.now() == SERVER + timedelta(seconds=61 + 9)
+    server.round_trip = 0.0
+    server.monotonic += 6
+    assert await clock.now() == SERVER + timedelta(seconds=61 + 9 + 6 + 30)
 
 
 async def test_the_clock_is_read_once_a_minute() -> None:

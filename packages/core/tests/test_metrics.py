@@ -29,7 +29,9 @@ def anyio_backend() -> str:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> InMemoryMetricReader:
     reader = InMemoryMetricReader()
-    monkeypatch.setattr(metrics, "get_meter", MeterProvider([reader]).get_meter)
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
+    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
     return reader
 
 
@@ -94,6 +96,24 @@ async def test_figures_tell_what_was_done(reader: InMemoryMetricReader) -> None:
     assert found["failed"] == found["missed"] == found["quarantined"] == 1
     assert found["in_flight"] == 0
     assert found["overdue"] == 0
+
+
+async def test_gauges_tell_of_all_sources_and_of_later_starts(reader: InMemoryMetricReader) -> None:
+    """Of one kind they are one series: what is in flight adds up, and of what is overdue the oldest counts."""
+
+    class Gauges:
+        def __init__(self, in_flight: int, overdue: int) -> None:
+            self.in_flight = in_flight
+            self.overdue = timedelta(seconds=overdue)
+
+    first = Gauges(3, 10)
+    make_metrics("InMemoryScheduleSource", first)
+    second = Gauges(4, 20)
+    make_metrics("InMemoryScheduleSource", second)
+
+    assert read(reader) == {"in_flight": 7, "overdue": 20}
+    del second
+    assert read(reader) == {"in_flight": 3, "overdue": 10}
 
 
 async def test_without_the_api_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,7 +16,6 @@ from typing import Final
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_sources import definitions, occurrences
-from taskiq_sources.backends import portions
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, TaskiqSourcesError
@@ -27,8 +27,11 @@ from taskiq_sources.store import ScheduleStore
 
 logger = logging.getLogger("taskiq_sources")
 
-#: How many occurrences are planned or judged before others get their turn: sends, and threads that need the interpreter.
+#: How many outcomes are made before others get their turn: sends, and threads that need the interpreter.
 AT_ONE_GO: Final = 50
+
+#: Seconds for which claims are planned before that: one that is late by months takes as long as hundreds that are not.
+_SLICE: Final = 0.0005
 
 #: How often the history is cut to its limits, at most. Far below any sensible retention, and cheap.
 PRUNE_INTERVAL = timedelta(minutes=10)
@@ -94,7 +97,8 @@ class ClaimDesk:
         Raises:
             SourceConnectionError: The store cannot be reached. What was claimed by then is free again when its lease ends.
         """
-        return await self.plan(await self.claim(limit=limit, ids=ids, early=early))
+        ready, collapsed = await self.plan(await self.claim(limit=limit, ids=ids, early=early))
+        return ready + (await self.settle_first(collapsed) if collapsed else [])
 
     async def claim(
         self,
@@ -102,26 +106,34 @@ class ClaimDesk:
         limit: int,
         ids: Collection[str] | None = None,
         early: timedelta = timedelta(0),
+        now: datetime | None = None,
     ) -> list[Claim]:
-        """Claim due occurrences, as `take` does, and leave what they mean to `plan`."""
-        now = await self._clock.now()
+        """Claim due occurrences, as `take` does, at `now` (None: the present), and leave what they mean to `plan`."""
+        now = now or await self._clock.now()
         return await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
 
-    async def plan(self, claims: Iterable[Claim]) -> list[Dispatch]:
-        """Return what is to be sent of `claims`, and record what is not, as `take` does."""
-        first: list[Outcome] = []
-        dispatches: list[Dispatch] = []
+    async def plan(self, claims: Iterable[Claim]) -> tuple[list[Dispatch], list[Plan]]:
+        """Return what is to be sent of `claims`, and of what else something is to be settled first, by `settle_first`."""
+        ready: list[Dispatch] = []
+        collapsed: list[Plan] = []
         with collector_waits():
-            for some in portions(claims, AT_ONE_GO):
-                for claim in some:
-                    plan = self._plan(claim, claim.claimed_at)
-                    if plan.settle_first is not None:
-                        first.append(plan.settle_first)
-                    if plan.dispatch is not None:
-                        dispatches.append(plan.dispatch)
-                await asyncio.sleep(0)
-        lost = await self._store.settle(first) if first else frozenset()
-        return [dispatch for dispatch in dispatches if dispatch.claim.schedule.id not in lost] if lost else dispatches
+            pause_at = time.perf_counter() + _SLICE
+            for claim in claims:
+                plan = self._plan(claim, claim.claimed_at)
+                if plan.settle_first is not None:
+                    collapsed.append(plan)
+                elif plan.dispatch is not None:
+                    ready.append(plan.dispatch)
+                if time.perf_counter() > pause_at:
+                    await asyncio.sleep(0)
+                    pause_at = time.perf_counter() + _SLICE
+        return ready, collapsed
+
+    async def settle_first(self, plans: Sequence[Plan]) -> list[Dispatch]:
+        """Record what is missed, collapsed or quarantined by `plans`, and return what is to be sent then."""
+        lost = await self._store.settle([plan.settle_first for plan in plans if plan.settle_first is not None])
+        dispatches = (plan.dispatch for plan in plans)
+        return [dispatch for dispatch in dispatches if dispatch is not None and dispatch.claim.schedule.id not in lost]
 
     async def sent(self, dispatch: Dispatch) -> Outcome:
         """Record that the broker took an occurrence; return where the schedule goes from there."""

@@ -17,32 +17,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
+from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from taskiq_sources import occurrences
 from taskiq_sources.backends import portions
 from taskiq_sources.breaker import Breaker
-from taskiq_sources.claims import AT_ONE_GO, ClaimDesk
+from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
-from taskiq_sources.errors import SourceClosedError, SourceConnectionError
+from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.metrics import Metrics
-from taskiq_sources.models import Claim, Outcome
-from taskiq_sources.occurrences import Dispatch
+from taskiq_sources.models import Claim
+from taskiq_sources.occurrences import Dispatch, Plan
 from taskiq_sources.pace import Pace
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
+from taskiq_sources.settling import Settlers
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasking import end, event_or_timeout, sparsely
 
 logger = logging.getLogger("taskiq_sources")
 
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
-_GATHERING = 0.01  # for so long results are gathered, to be settled in one call, and changes, to be looked at once
+_GATHERING = 0.01  # for so long changes are gathered, to be looked at once
 _SETTLERS = 2  # one makes a call ready while that of the other is under way
 _FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
 _LONGEST_PAUSE = 5.0
@@ -76,9 +76,7 @@ class Dispatcher:
         self.store_reachable = True
         self.serving = True  # set to False by whoever has seen it fall over, until the store has answered again
         self.last_claim_at: datetime | None = None
-        self.last_settle_at: datetime | None = None
         self.next_due: datetime | None = None
-        self.lag = timedelta(0)
         self.overdue: timedelta = timedelta(0)
         self._wake = asyncio.Event()
         self._senders = Senders(
@@ -89,10 +87,16 @@ class Dispatcher:
             done=self._sent,
             running_low=self._wake.set,
         )
+        self.settlers = Settlers(
+            desk,
+            clock,
+            self.ledger,
+            settings,
+            is_sending=lambda: bool(self.ledger.sending or self._senders),
+            failed=self._store_failed,
+            settled=self._has_settled,
+        )
         self._ahead: _Asking | None = None
-        self._results: deque[Held] = deque()
-        self._results_wait = asyncio.Event()
-        self._enough = asyncio.Event()
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
@@ -121,24 +125,37 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
-        settlers = (self._settle_results() for _ in range(_SETTLERS))
+        settlers = (self.settlers.work() for _ in range(_SETTLERS))
         others = self._renew_leases(), self._senders.watch_timeouts(), self._watch_store()
         helpers = [asyncio.ensure_future(helper) for helper in (*settlers, *others)]
         feeder = asyncio.ensure_future(self._feed())
         try:
             await asyncio.wait([feeder, *helpers], return_when=asyncio.FIRST_COMPLETED)
-            for task in (feeder, *helpers):
-                if task.cancelled():  # nobody did it but a driver whose own futures were cancelled
-                    raise RuntimeError(f"{self._name}: a call was cancelled from within the store")
-                if task.done():
-                    task.result()  # a helper never ends by itself: if it did, this raises why
-            await self._drain()
+            fault = self._fault_of([feeder, *helpers])
+            if fault is not None:
+                await end([feeder])
+            if not isinstance(fault, SourceClosedError):
+                await self._drain(helpers)  # whatever fell over, what the broker has is not to be sent again
+            if fault is not None:
+                raise fault
         finally:
-            await end([feeder, *helpers, *(self._ahead or ())[2:]])
+            left = await end([feeder, *helpers, *(self._ahead or ())[2:]], within=_LONGEST_PAUSE)
+            if left:
+                logger.error("%s: %d call(s) to the store do not end, and are left to themselves.", self._name, len(left))
             self._ahead = None
-            await self._senders.end()  # should it be run again: whatever is left would else be renewed for ever and never sent
-            self._results.clear()
+            await self._senders.end(_LONGEST_PAUSE)  # should it be run again: what is left would be renewed for ever, never sent
+            self.settlers.clear()
             self.ledger.clear()
+            self.overdue = timedelta(0)
+
+    def _fault_of(self, tasks: Sequence[asyncio.Future[None]]) -> BaseException | None:
+        """Return what one of these has ended with; a helper never ends by itself."""
+        for task in tasks:
+            if task.cancelled():  # nobody did it but a driver whose own futures were cancelled
+                return RuntimeError(f"{self._name}: a call was cancelled from within the store")
+            if task.done() and (fault := task.exception()) is not None:
+                return fault
+        return None
 
     # -- claiming ------------------------------------------------------------------------------------------------------------
 
@@ -170,16 +187,20 @@ class Dispatcher:
         poll = self._settings.poll_interval.total_seconds()
         asking = self._ahead or await self._ask()
         if asking is None:
+            if self.breaker.state == "open":
+                await self._look()
             return min(poll, self.breaker.remaining or poll)
         if await self._take(*asking):
             return 0 if self._ahead or self._room() > 0 else poll  # what is waited for is room
-        now = await self._clock.now()
-        self.next_due = await self._store.next_due(now)
-        if self.next_due is None:
-            return poll
-        until_due = self.next_due - await self._clock.now()
-        self.overdue = max(-until_due, timedelta(0))
-        return min(poll, max(until_due.total_seconds(), _SHORTEST_WAIT))
+        wait = await self._look()
+        return poll if wait is None else min(poll, max(wait.total_seconds(), _SHORTEST_WAIT))
+
+    async def _look(self) -> timedelta | None:
+        """Ask when something is due next, and return how long that is from now: negative if it is late, None for never."""
+        self.next_due = await self._store.next_due(await self._clock.now())
+        wait = None if self.next_due is None else self.next_due - await self._clock.now()
+        self.overdue = max(-wait, timedelta(0)) if wait is not None else timedelta(0)
+        return wait
 
     async def _take(self, room: int, asked: float, claiming: asyncio.Future[list[Claim]]) -> bool:
         """Have claims sent, for `room` of which was asked; return whether there may be more."""
@@ -188,24 +209,43 @@ class Dispatcher:
         self._store_answered()
         if len(claims) == room:
             self._ahead = await self._ask(coming=room)  # the store looks for more while these are made ready
-        taken = await self._desk.plan(claims)
-        if taken:
-            self.last_claim_at = await self._clock.now()
-            self.metrics.claimed(len(taken))
-            self._enqueue(taken, asked)
+        if claims:
+            self.last_claim_at = now = await self._clock.now()
+            self.overdue = max(now - (claims[0].schedule.next_run_at or now), timedelta(0))
+        ready, collapsed = await self._desk.plan(claims)
+        self._enqueue(ready, asked)
+        if collapsed:
+            self._enqueue(await self._settle_first(collapsed), asked)
         return len(claims) == room
+
+    async def _settle_first(self, plans: list[Plan]) -> list[Dispatch]:
+        """Record what `plans` say is to be settled before anything is sent, and return what is to be sent then.
+
+        While the store is away, it is tried again: others may have them when their leases end, who then would not know.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._desk.settle_first(plans)
+            except SourceConnectionError as error:
+                self._store_failed(error)
+                if self._stop.is_set():
+                    return []
+                await event_or_timeout(self._stop, pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def _ask(self, coming: int = 0) -> _Asking | None:
         """Begin to claim what there is room for beside `coming`; None if there is none."""
         room = self._room(coming)
         if room <= 0:
             return None
-        if late := self._late():
+        now = await self._clock.now()
+        if late := self._late(now):
             if coming:  # it is not to wait for a renewal, nor be lost with it
                 return None
             await self._renew(late)
         asked = asyncio.get_running_loop().time()
-        return room, asked, asyncio.ensure_future(self._desk.claim(limit=room))
+        return room, asked, asyncio.ensure_future(self._desk.claim(limit=room, now=now))
 
     def _room(self, coming: int = 0) -> int:
         """How many occurrences may be claimed now. Never more than can be sent soon: the rest is for other schedulers."""
@@ -213,22 +253,25 @@ class Dispatcher:
         if state == "open":
             return 0
         if state == "half_open":
-            return 0 if self.ledger or coming else 1
+            return 0 if self.ledger or coming else min(self.breaker.trials, self._pace.batch)
         self._pace.judge(asyncio.get_running_loop().time())
         self._senders.low_mark = self._pace.low_mark
-        if len(self._results) >= 2 * self._settings.batch_size or len(self._senders) + coming > self._pace.low_mark:
+        if len(self.settlers) >= 2 * self._settings.batch_size or len(self._senders) + coming > self._pace.low_mark:
             return 0
         return self._pace.batch
 
     def _enqueue(self, taken: list[Dispatch], asked: float) -> None:
         """Have these sent, which were asked for at that time of the event loop's clock."""
+        if not taken:
+            return
+        self.metrics.claimed(len(taken))
         if not self._senders:
             self._pace.begin(asyncio.get_running_loop().time())
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
             held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
         if self._stop.is_set() or self.breaker.state == "open":  # since it was asked for
-            self._results.extend(held)  # to be given back
+            self.settlers.put(*held)  # to be given back
         else:
             self._senders.put(held)
 
@@ -236,85 +279,22 @@ class Dispatcher:
 
     def _sent(self, held: Held) -> None:
         """Take note of what is to be settled, and judge the broker by it."""
-        self._results.append(held)
-        self._results_wait.set()
-        if len(self._results) >= self._settings.batch_size or not (self.ledger.sending or self._senders):
-            self._enough.set()
-        if not held.started:
+        self.settlers.put(held)
+        if held.started is None:
             return
         self._pace.sent(held.duration)
-        if held.error is None:
+        if held.sent:
             self.breaker.succeeded()
-        elif self.breaker.failed():
-            logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, held.error)
-            self._results.extend(self._senders.take_back())
+        elif held.error is not None:
+            schedule = held.dispatch.claim.schedule
+            if self.breaker.failed(schedule.id, is_retry=schedule.attempt > 1):
+                logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, error_text(held.error))
+                self.settlers.put(*self._senders.take_back())
 
-    # -- settling ------------------------------------------------------------------------------------------------------------
-
-    async def _settle_results(self) -> None:
-        while True:
-            await self._results_wait.wait()
-            if self.ledger.sending or self._senders:  # more is about to come, and many cost hardly more than one
-                self._enough.clear()
-                await event_or_timeout(self._enough, _GATHERING)
-            if not self._results:
-                self._results_wait.clear()
-                continue
-            await self._settle_batch()
-
-    async def _settle_batch(self) -> None:
-        now = await self._clock.now()
-        batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
-        settled = [held for held in batch if not held.lost]
-        outcomes: list[Outcome] = []
-        with collector_waits():
-            for some in portions(settled, AT_ONE_GO):
-                outcomes += [self.outcome_of(held, now) for held in some]
-                await asyncio.sleep(0)
-        pause = _FIRST_PAUSE
-        while outcomes:
-            try:
-                lost = await self._desk.settle(outcomes)
-            except SourceConnectionError as error:
-                self._store_failed(error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                continue
-            self._store_answered()
-            self.metrics.lost(len(lost))
-            break
-        self.last_settle_at = now
-        for held in batch:
-            self.ledger.remove(held)
-        self._note(settled, now)
+    def _has_settled(self) -> None:
+        self._store_answered()
         self._wake.set()
         self._settled.set()
-
-    def outcome_of(self, held: Held, now: datetime) -> Outcome:
-        """Return what to settle for an occurrence that was sent, cancelled, failed or given back unsent."""
-        dispatch = held.dispatch
-        if held.started == 0.0:
-            return occurrences.released(dispatch)
-        if held.cancelled:
-            return occurrences.cancelled(dispatch, now)
-        if held.error is None:
-            return occurrences.sent(dispatch, now)
-        limit = self._settings.max_attempts
-        if limit is not None and dispatch.claim.schedule.attempt >= limit and dispatch.is_retried:
-            logger.error("Schedule %r is quarantined after %d failed sends: %s", dispatch.schedule_id, limit, held.error)
-            held.quarantined = True
-            return occurrences.given_up(dispatch, now, held.error)
-        logger.warning("Schedule %r could not be sent, it is tried again: %s", dispatch.schedule_id, held.error)
-        return occurrences.failed(dispatch, now, held.error)
-
-    def _note(self, settled: list[Held], now: datetime) -> None:
-        sent = [held for held in settled if held.started and held.error is None and not held.cancelled]
-        if sent:
-            self.lag = now - sent[-1].due
-            self.metrics.sent(((now - held.due).total_seconds(), held.duration) for held in sent)
-        if len(sent) < len(settled):
-            self.metrics.failed(sum(held.error is not None for held in settled))
-            self.metrics.quarantined(sum(held.quarantined for held in settled))
 
     # -- leases, changes, errors ---------------------------------------------------------------------------------------------
 
@@ -326,14 +306,20 @@ class Dispatcher:
                 await self._renew([held for held in self.ledger if not held.lost])
             except SourceConnectionError as error:
                 self._store_failed(error)
+            except SourceClosedError:
+                raise
+            except Exception:  # what is being sent goes on without it
+                logger.exception("%s: renewing leases failed and is tried again; please report this.", self._name)
 
-    def _late(self) -> list[Held]:
-        """Return what the heartbeat is late for, which is to be renewed before anything is claimed.
+    def _late(self, now: datetime) -> list[Held]:
+        """Return what the heartbeat is late for, which is to be renewed before anything is claimed at `now`.
 
-        After a suspension of this process, or an outage of the store, the next claim would else return what is being sent here.
+        After a suspension of this process, an outage of the store, or a step of its clock, the claim would else return what is
+        being sent here.
         """
-        now = asyncio.get_running_loop().time()
-        return [held for held in self.ledger if not held.lost and held.lease_ends - now < self._heartbeat]
+        ends = asyncio.get_running_loop().time() + self._heartbeat
+        until = now + timedelta(seconds=self._heartbeat)
+        return [held for held in self.ledger if not held.lost and (held.lease_ends < ends or held.lease_until < until)]
 
     async def _renew(self, held: list[Held]) -> None:
         for batch in portions(held, self._settings.batch_size):
@@ -341,7 +327,7 @@ class Dispatcher:
             until = await self._clock.now() + self._desk.lease
             ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
             for item in batch:
-                item.lease_ends = asked + self._desk.lease.total_seconds()
+                item.lease_ends, item.lease_until = asked + self._desk.lease.total_seconds(), until
                 if item.dispatch.claim.schedule.id not in ours and item in self.ledger and not item.is_over:
                     item.lost = True
                     self.metrics.lost(1)
@@ -378,18 +364,17 @@ class Dispatcher:
 
     # -- stopping ------------------------------------------------------------------------------------------------------------
 
-    async def _drain(self) -> None:
+    async def _drain(self, helpers: Sequence[asyncio.Future[None]]) -> None:
         """Give back what is queued, let the sends in flight end, cut off the rest, settle everything; within `drain_timeout`."""
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._settings.drain_timeout.total_seconds()
-        self._results.extend(self._senders.take_back())
-        self._results_wait.set()
+        patience = self._settings.drain_timeout.total_seconds()
+        give_up_at = loop.time() + patience
+        self.settlers.put(*self._senders.take_back())
         # A quarter of the time is kept for settling what had to be cut off.
-        await self._senders.drain(self._settings.drain_timeout.total_seconds() * 0.75)
-        while self.ledger and loop.time() < give_up_at:
+        await self._senders.drain(patience * 0.65, patience * 0.1)
+        while self.ledger and loop.time() < give_up_at and not all(settler.done() for settler in helpers[:_SETTLERS]):
             self._settled.clear()
-            self._results_wait.set()
-            await event_or_timeout(self._settled, give_up_at - loop.time())
+            await event_or_timeout(self._settled, min(give_up_at - loop.time(), _LONGEST_PAUSE))
         if self.ledger:
             logger.error(
                 "%s: %d claim(s) could not be settled in time; they end with their leases.", self._name, len(self.ledger)

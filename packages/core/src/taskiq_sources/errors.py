@@ -24,7 +24,9 @@ from collections.abc import Collection
 
 _SHOWN_CHARACTERS = 200  # enough to recognise a value, short enough for one log line
 _SHOWN_IDS = 5
-_USERINFO = re.compile(r"(?<=://)\S*@")
+_KEPT_CHARACTERS = 2_000  # of an error
+_MOST_READ = 8_000  # of what others raise: it may quote a whole message
+_WORD = re.compile(r"\S+")
 _SECRET_OPTION = re.compile(r"(?i)([?&](?:\w*password|passwd|pwd|token|secret)=)[^&#\s'\"]+")
 
 
@@ -134,4 +136,28 @@ def redact_url(url: str) -> str:
 
 def redact_text(text: str) -> str:
     """Return `text` without user, password and secret options in the URLs in it: other people's error messages quote them."""
-    return _SECRET_OPTION.sub(r"\1***", _USERINFO.sub("***@", text))
+    return _SECRET_OPTION.sub(r"\1***", _WORD.sub(_without_userinfo, text))
+
+
+def _without_userinfo(word: re.Match[str]) -> str:
+    text = word[0]
+    begin, end = text.find("://"), text.rfind("@")
+    return f"{text[: begin + 3]}***{text[end:]}" if 0 <= begin < end else text
+
+
+def error_text(error: BaseException | str) -> str:
+    """Return what is told and kept of an error: without credentials, and such that every store can keep it.
+
+    taskiq wraps the broker's error, so the cause is what helps; our own errors say all themselves.
+    """
+    if isinstance(error, BaseException):
+        cause = error if error.__cause__ is None or isinstance(error, TaskiqSourcesError) else error.__cause__
+        try:
+            error = str(cause) if isinstance(cause, TaskiqSourcesError) else f"{type(cause).__name__}: {cause}"
+        except Exception:  # of a class whose text cannot be made
+            error = type(cause).__name__
+    if len(error) > _MOST_READ:
+        begin, separator, cut = error[:_MOST_READ].rpartition("://")  # a password that is cut off would not be known for one
+        error = begin if separator and not any(map(str.isspace, cut)) else error[:_MOST_READ]
+    storable = error.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
+    return redact_text(storable)[:_KEPT_CHARACTERS]

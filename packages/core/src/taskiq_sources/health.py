@@ -23,11 +23,12 @@ class SourceHealth:
         serving: False from when its dispatcher fell over until that has looked at the store again.
         store_reachable: Whether the last call to the store was answered.
         breaker: ``closed`` while the broker takes messages.
+        failing: How many schedules have failed since the broker took a message; at `breaker_threshold` the breaker opens.
         in_flight: Sends that are running.
         queued: Occurrences that are claimed and wait for a send.
         held: Claims that are not settled yet.
         lag: How long after its due time the last occurrence was settled.
-        overdue: How late the next occurrence was when the store was last asked; 0 if it was not.
+        overdue: How late the oldest due occurrence was when the store was last asked; 0 if nothing was due.
         last_claim_at: When something was claimed last, by the store's clock; None if never.
         last_settle_at: When something was settled last; None if never.
         next_due: When something is due next, as of the last look.
@@ -38,6 +39,7 @@ class SourceHealth:
     serving: bool
     store_reachable: bool
     breaker: BreakerState
+    failing: int
     in_flight: int
     queued: int
     held: int
@@ -63,9 +65,9 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether it runs, serves all sources, reaches every store, and no breaker is open."""
+        """Whether it runs, serves all sources, reaches every store, and all breakers are closed."""
         return self.running and all(
-            source.serving and source.store_reachable and source.breaker != "open" for source in self.sources
+            source.serving and source.store_reachable and source.breaker == "closed" for source in self.sources
         )
 
 
@@ -80,13 +82,14 @@ def _source_health(source: ScheduleSource, dispatcher: Dispatcher) -> SourceHeal
         serving=dispatcher.serving,
         store_reachable=dispatcher.store_reachable,
         breaker=dispatcher.breaker.state,
+        failing=dispatcher.breaker.failing,
         in_flight=dispatcher.in_flight,
         queued=dispatcher.queued,
         held=len(dispatcher.ledger),
-        lag=dispatcher.lag,
+        lag=dispatcher.settlers.lag,
         overdue=dispatcher.overdue,
         last_claim_at=dispatcher.last_claim_at,
-        last_settle_at=dispatcher.last_settle_at,
+        last_settle_at=dispatcher.settlers.last_settle_at,
         next_due=dispatcher.next_due,
         clock_offset=source.clock.offset if isinstance(source.clock, StoreClock) else None,
     )

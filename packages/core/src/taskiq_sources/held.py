@@ -15,9 +15,11 @@ class Held:
     Attributes:
         dispatch: What is to be sent.
         lease_ends: Until when nobody else takes it, on the event loop's clock.
+        lease_until: The same on the store's clock, which may be stepped.
         worker: Who is sending it just now.
-        started: When its send began, on the event loop's clock; 0 if it never did.
+        started: When its send began, on the event loop's clock; None if it never did.
         duration: How long the send took, in seconds.
+        sent: Whether the broker took it.
         error: Why the send failed.
         cancelled: Whether the application cancelled it.
         timed_out: Whether the send was cut off because it took too long.
@@ -31,8 +33,10 @@ class Held:
         "duration",
         "error",
         "lease_ends",
+        "lease_until",
         "lost",
         "quarantined",
+        "sent",
         "started",
         "timed_out",
         "worker",
@@ -41,9 +45,11 @@ class Held:
     def __init__(self, dispatch: Dispatch, lease_ends: float) -> None:
         self.dispatch = dispatch
         self.lease_ends = lease_ends
+        self.lease_until = dispatch.claim.lease_until
         self.worker: asyncio.Task[None] | None = None
-        self.started = 0.0
+        self.started: float | None = None
         self.duration = 0.0
+        self.sent = False
         self.error: BaseException | None = None
         self.cancelled = False
         self.timed_out = False
@@ -58,7 +64,7 @@ class Held:
     @property
     def is_over(self) -> bool:
         """Whether its send has ended: it may be settled by now, so a lease that is gone does not mean that it was lost."""
-        return self.started > 0 and self.worker is None
+        return self.started is not None and self.worker is None
 
 
 class Ledger:

@@ -1,6 +1,7 @@
 """Figures for operators, through the OpenTelemetry API if it is installed (``taskiq-sources[otel]``); else nothing is done.
 
-Attributes carry the source's kind only: ids and task names would make the number of series grow without bound.
+Attributes carry the source's kind only: ids and task names would make the number of series grow without bound. Sources of one
+kind are one series: their counts add up, and of what is overdue the oldest counts.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -47,6 +49,10 @@ class Metrics:
         """Leases were lost while sending."""
 
 
+#: Who is asked for present values, by provider and kind of source: a second instrument of a name would be left out.
+_GAUGES: WeakKeyDictionary[object, dict[str, WeakSet[Gauges]]] = WeakKeyDictionary()
+
+
 class OpenTelemetryMetrics(Metrics):
     """Hands figures to the OpenTelemetry API.
 
@@ -62,11 +68,14 @@ class OpenTelemetryMetrics(Metrics):
         meter = metrics.get_meter("taskiq_sources")
         self._attributes = {"source": source}
 
+        asked = _GAUGES.setdefault(metrics.get_meter_provider(), {})
+
         def read_in_flight(_options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(gauges.in_flight, self._attributes)]
+            return [Observation(sum(one.in_flight for one in ones), {"source": kind}) for kind, ones in asked.items()]
 
         def read_overdue(_options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(gauges.overdue.total_seconds(), self._attributes)]
+            latest = {kind: max((one.overdue.total_seconds() for one in ones), default=0.0) for kind, ones in asked.items()}
+            return [Observation(overdue, {"source": kind}) for kind, overdue in latest.items()]
 
         def counter(name: str, description: str) -> metrics.Counter:
             return meter.create_counter(f"taskiq_sources.{name}", unit="1", description=description)
@@ -79,8 +88,10 @@ class OpenTelemetryMetrics(Metrics):
         self._lost = counter("lost_leases", "Leases lost while sending")
         self._lag = meter.create_histogram("taskiq_sources.dispatch_lag", unit="s", description="Time from due to sent")
         self._duration = meter.create_histogram("taskiq_sources.send_duration", unit="s", description="Time that a send took")
-        meter.create_observable_gauge("taskiq_sources.in_flight", callbacks=[read_in_flight], unit="1")
-        meter.create_observable_gauge("taskiq_sources.overdue", callbacks=[read_overdue], unit="s")
+        if not asked:
+            meter.create_observable_gauge("taskiq_sources.in_flight", callbacks=[read_in_flight], unit="1")
+            meter.create_observable_gauge("taskiq_sources.overdue", callbacks=[read_overdue], unit="s")
+        asked.setdefault(source, WeakSet()).add(gauges)
 
     def claimed(self, number: int) -> None:
         self._claimed.add(number, self._attributes)

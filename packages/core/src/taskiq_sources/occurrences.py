@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
 from taskiq_sources.definitions import due_at, occurrence_id, timetable_of
-from taskiq_sources.errors import TaskiqSourcesError, redact_text
+from taskiq_sources.errors import error_text
 from taskiq_sources.models import Claim, Outcome, Run, RunStatus, record
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import Timetable
@@ -37,8 +37,6 @@ _TASK_ID_NAMESPACE = uuid.UUID("6f1b2f0e-6a0b-5d6c-9e55-2b7c1a5d9f43").bytes
 
 #: The digit that holds the variant of a UUID, by what the digest has there (RFC 9562 section 4.1).
 _VARIANTS = {digit: f"{int(digit, 16) & 0x3 | 0x8:x}" for digit in "0123456789abcdef"}
-
-_MAX_ERROR_CHARACTERS = 2_000
 
 
 @record
@@ -133,7 +131,7 @@ def sent(dispatch: Dispatch, now: datetime) -> Outcome:
 
 def failed(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Outcome:
     """Return the outcome of a send that the broker did not take: a retry later, or none if delivery is at most once."""
-    claim, text = dispatch.claim, _error_text(error)
+    claim, text = dispatch.claim, error_text(error)
     run = dispatch.run("failed", now, text)
     if not dispatch.is_retried:
         return _moved_on(claim, dispatch.definition, dispatch.scheduled_for, run)
@@ -206,7 +204,7 @@ def quarantined(claim: Claim, error: BaseException | str) -> Outcome:
         coalesced=schedule.coalesced,
         attempt=schedule.attempt - 1,
         run_count=schedule.run_count,
-        last_error=_error_text(error),
+        last_error=error_text(error),
         quarantined=True,
     )
 
@@ -375,17 +373,3 @@ def _dispatch(claim: Claim, definition: Definition, scheduled_for: datetime, coa
         occurrence_id=occurrence,
         task_id=definition.task_id or task_id_of(occurrence),
     )
-
-
-def _error_text(error: BaseException | str) -> str:
-    """Return what is kept of an error: without credentials, and such that every store can keep it.
-
-    taskiq wraps the broker's error, so the cause is what helps; our own errors say all themselves.
-    """
-    if isinstance(error, TaskiqSourcesError):
-        error = str(error)
-    elif isinstance(error, BaseException):
-        cause = error.__cause__ if error.__cause__ is not None else error
-        error = f"{type(cause).__name__}: {cause}"
-    storable = error.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
-    return redact_text(storable)[:_MAX_ERROR_CHARACTERS]

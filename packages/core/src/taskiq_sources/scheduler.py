@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar, Token
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import taskiq
 from taskiq import AsyncBroker, TaskiqScheduler
@@ -31,15 +30,18 @@ from taskiq_sources.kicking import kick
 from taskiq_sources.merge import MergedScheduleSource, MergeFunction
 from taskiq_sources.metrics import make_metrics
 from taskiq_sources.occurrences import Dispatch
-from taskiq_sources.sending import Send
+from taskiq_sources.sending import CancelledAfterSend, Send
 from taskiq_sources.settings import DispatchOptions, DispatchSettings
 from taskiq_sources.source import ScheduleSource
+from taskiq_sources.stopping import StopSignals
 from taskiq_sources.tasking import LoopLock, end, event_or_timeout, to_the_end
 
 logger = logging.getLogger("taskiq_sources")
 
 _LIVENESS_INTERVAL = 1.0  # seconds
-_RESTART_PAUSE = 1.0  # seconds, after a dispatcher fell over
+_RESTART_PAUSE = 1.0  # seconds, after a dispatcher fell over; doubled up to …
+_LONGEST_RESTART_PAUSE = 30.0
+_LAST_GRACE = 10.0  # seconds
 _FOREIGN_PAUSE = 10.0  # seconds, after taskiq's loop fell over a source that is not ours: it will again
 
 #: Starts and stops that this context is part of.
@@ -79,7 +81,7 @@ class DurableMixin(TaskiqScheduler):
         **options: Unpack[DispatchOptions],
     ) -> None:
         given: object = sources
-        if isinstance(given, taskiq.ScheduleSource):
+        if not isinstance(given, Iterable) or isinstance(given, taskiq.ScheduleSource):
             raise ScheduleValidationError("sources", given, "use a list of sources, even if there is one")
         sources = list(sources)
         for source in sources:
@@ -98,6 +100,8 @@ class DurableMixin(TaskiqScheduler):
                 self._settings.max_concurrent_sends,
                 f"each of the {len(self._ours)} sources needs at least one",
             )
+        if not isinstance(liveness_file, (str, Path, type(None))):
+            raise ScheduleValidationError("liveness_file", liveness_file, "use a path")
         self._liveness_file = None if liveness_file is None else Path(liveness_file)
         self._dispatchers: list[Dispatcher] = []
         self._engine: asyncio.Task[None] | None = None
@@ -105,7 +109,7 @@ class DurableMixin(TaskiqScheduler):
         self._changing = LoopLock()  # held while `start` or `stop` is at work
         self._change = object()  # the last time that it was
         self._stopped: asyncio.Event
-        self._signals: list[signal.Signals] = []
+        self._signals = StopSignals()
 
     # -- sources -------------------------------------------------------------------------------------------------------------
 
@@ -132,7 +136,7 @@ class DurableMixin(TaskiqScheduler):
         _LOOPS.set(_LOOPS.get() | {id(self)})
         self._start_engine()
         if self.broker.is_scheduler_process:
-            self._handle_signals()
+            self._signals.heed()
 
     async def shutdown(self) -> None:
         """Stop claiming, let sends end or time out, settle, give the rest back; then stop the broker."""
@@ -244,32 +248,40 @@ class DurableMixin(TaskiqScheduler):
             dispatcher.stop()
         # Dispatchers end within drain_timeout; whatever still runs a while after it is cut off.
         done, _ = await asyncio.wait([engine], timeout=self._settings.drain_timeout.total_seconds() + 1)
-        if not done:
-            engine.cancel()
-        await asyncio.gather(engine, return_exceptions=True)
-        self._ignore_signals()
+        if not done and await end([engine], within=_LAST_GRACE):
+            logger.error("The engine does not end, and is left to itself.")
+        self._signals.ignore()
 
     async def _run_engine(self) -> None:
         liveness = asyncio.ensure_future(self._show_liveness())
+        running = [asyncio.ensure_future(self._keep_running(dispatcher)) for dispatcher in self._dispatchers]
         try:
-            await asyncio.gather(self._stopped.wait(), *(self._keep_running(dispatcher) for dispatcher in self._dispatchers))
+            await asyncio.gather(self._stopped.wait(), *running)
         finally:
-            await end([liveness])
+            await end([liveness, *running])
 
     async def _keep_running(self, dispatcher: Dispatcher) -> None:
-        """Run a dispatcher to its regular end; should it fall over a bug, start it again: what it held ends with its leases."""
+        """Run a dispatcher to its regular end; should it fall over a bug, start it again, when what was sent is settled."""
+        pause = _RESTART_PAUSE
         while True:
+            began = asyncio.get_running_loop().time()
             try:
                 await dispatcher.run()
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
             except SourceClosedError as error:
+                pause = _RESTART_PAUSE
                 if dispatcher.serving:
                     logger.error("Nothing is sent until it is started again, by whoever has shut it down: %s", error)  # noqa: TRY400
-            except Exception:
+            except BaseException:  # libraries that are written in other languages raise such
                 logger.exception("A dispatcher fell over and is started again; please report this.")
             else:
                 return
             dispatcher.serving = False
-            await event_or_timeout(self._stopped, _RESTART_PAUSE)
+            if asyncio.get_running_loop().time() - began > _LONGEST_RESTART_PAUSE:
+                pause = _RESTART_PAUSE
+            await event_or_timeout(self._stopped, pause)
+            pause = min(2 * pause, _LONGEST_RESTART_PAUSE)
 
     def _dispatcher(self, source: ScheduleSource) -> Dispatcher:
         share = DispatchSettings(
@@ -299,6 +311,11 @@ class DurableMixin(TaskiqScheduler):
             if not task.was_sent:
                 raise
             logger.exception("Schedule %r was sent; what was to happen after that failed.", task.schedule_id)
+        except asyncio.CancelledError as error:
+            if not task.was_sent:
+                raise
+            logger.error("Schedule %r was sent; what was to happen after that was cut off.", task.schedule_id)  # noqa: TRY400
+            raise CancelledAfterSend from error
         return task.was_sent
 
     async def _show_liveness(self) -> None:
@@ -313,27 +330,6 @@ class DurableMixin(TaskiqScheduler):
                     logger.error("The liveness file cannot be touched: %s; make it a file that can be written.", error)  # noqa: TRY400
                 is_told = True
             await asyncio.sleep(_LIVENESS_INTERVAL)
-
-    # -- signals -------------------------------------------------------------------------------------------------------------
-
-    def _handle_signals(self) -> None:
-        """Turn SIGTERM and SIGINT into the cancellation on which taskiq's command line shuts down, also for PID 1."""
-        loop, main = asyncio.get_running_loop(), asyncio.current_task()
-        if main is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(NotImplementedError, RuntimeError):  # Windows, or a loop outside of the main thread
-                loop.add_signal_handler(number, self._on_signal, main, number)
-                self._signals.append(number)
-
-    def _on_signal(self, main: asyncio.Task[Any], number: signal.Signals) -> None:
-        logger.info("%s: stopping.", number.name)
-        self._ignore_signals()  # a second one ends the process at once
-        main.cancel()
-
-    def _ignore_signals(self) -> None:
-        while self._signals:
-            asyncio.get_running_loop().remove_signal_handler(self._signals.pop())
 
 
 class DurableScheduler(DurableMixin):

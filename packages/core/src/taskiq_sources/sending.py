@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
@@ -14,11 +15,18 @@ from taskiq_sources.held import Held, Ledger
 from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.tasking import end, uncancel
 
+logger = logging.getLogger("taskiq_sources")
+
 #: Sends one occurrence; returns False if the application cancelled it.
 Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
 
 _SLICE = 0.0005  # seconds that a worker may keep event loop and interpreter when no broker makes it wait; threads need both
 _WATCHDOG_INTERVAL = 0.25
+_CUT_OFF_GRACE = 5.0  # seconds for a send to heed that it was cut off
+
+
+class CancelledAfterSend(asyncio.CancelledError):
+    """What a send is ended with by a cancellation, when the broker has the message already."""
 
 
 class Senders:
@@ -51,7 +59,7 @@ class Senders:
         self._running_low = running_low
         self.low_mark = 0
         self._queue: deque[Held] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._workers: set[asyncio.Future[None]] = set()
         self._will_staff = False
 
     def __len__(self) -> int:
@@ -80,22 +88,41 @@ class Senders:
             if now - slept_since > 4 * pause:
                 continue  # this process was suspended: what has ended meanwhile gets a chance to say so
             for held in self._ledger.running():
-                if held.worker is not None and not held.timed_out and now - held.started > self._timeout:
-                    held.timed_out = True
-                    held.worker.cancel()
+                self._watch(held, now)
 
-    async def drain(self, patience: float) -> None:
-        """Let sends in flight end within `patience` seconds, and cut off the rest as failed."""
+    def _watch(self, held: Held, now: float) -> None:
+        if held.worker is None or held.started is None:
+            return
+        took = now - held.started
+        if took > self._timeout and not held.timed_out:
+            held.timed_out = True
+            held.worker.cancel()
+        elif held.timed_out and took > self._timeout + _CUT_OFF_GRACE:
+            logger.error(
+                "The send of schedule %r does not end though it was cut off; it is left to itself.", held.dispatch.schedule_id
+            )
+            self._workers.discard(held.worker)
+            held.error = TimeoutError("the send did not end in time, nor when it was cut off")
+            self._over(held, now)
+            self._staff()
+
+    async def drain(self, patience: float, grace: float) -> None:
+        """Let sends in flight end within `patience` seconds, and cut off the rest, which has `grace` seconds to heed it."""
         if self._workers:
             await asyncio.wait(self._workers, timeout=patience)
         for held in self._ledger.running():
             held.timed_out = True
-        await self.end()
+        await self.end(grace)
+        for held in self._ledger.running():
+            held.error = TimeoutError("the send did not end in time, nor when it was cut off")
+            self._over(held, asyncio.get_running_loop().time())
 
-    async def end(self) -> None:
-        """Forget what waits, and end all workers at once."""
+    async def end(self, grace: float) -> None:
+        """Forget what waits, and end all workers at once; those that do not heed it in time are left to themselves."""
         self._queue.clear()
-        await end(list(self._workers))
+        if left := await end(list(self._workers), within=grace):
+            self._workers -= left
+            logger.error("%d send(s) do not end though they were cut off, and are left to themselves.", len(left))
 
     def _staff(self) -> None:
         """Start workers if all there are wait for the broker while more is queued: as many again, up to the limit.
@@ -139,6 +166,8 @@ class Senders:
                 continue
             self._staff_soon()
             await self._send_one(held, worker, now)
+            if worker not in self._workers:  # it was given up, and another one works in its place
+                return
             now = clock()
             if now > pause_at:
                 await asyncio.sleep(0)
@@ -151,19 +180,28 @@ class Senders:
         held.worker, held.started = worker, started
         self._ledger.sending += 1
         try:
-            held.cancelled = not await self._send(held.dispatch)
+            held.sent = await self._send(held.dispatch)
+            held.cancelled = not held.sent
         except ScheduledTaskCancelledError:
             held.cancelled = True
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            held.sent = isinstance(error, CancelledAfterSend)
+            if not held.sent:
+                late, cancelled = "the send did not end in time", "the send was cancelled from within the broker"
+                held.error = TimeoutError(late) if held.timed_out else asyncio.CancelledError(cancelled)
             if not held.timed_out:
-                held.error = asyncio.CancelledError("the send was cancelled from within the broker")
                 raise
-            held.error = TimeoutError("the send did not end in time")
             uncancel(worker)
-        except Exception as error:  # whatever the broker raises, it is this occurrence's failure only
+        except BaseException as error:  # whatever the broker raises, it is this occurrence's failure only
             held.error = error
+            if not isinstance(error, Exception):
+                raise
         finally:
-            held.duration = asyncio.get_running_loop().time() - started
-            held.worker = None
-            self._ledger.sending -= 1
-            self._done(held)
+            if held.worker is worker:  # else it was given up long ago
+                self._over(held, asyncio.get_running_loop().time())
+
+    def _over(self, held: Held, now: float) -> None:
+        held.duration = now - (held.started or now)
+        held.worker = None
+        self._ledger.sending -= 1
+        self._done(held)

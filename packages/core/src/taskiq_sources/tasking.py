@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 
@@ -21,12 +23,28 @@ async def event_or_timeout(event: asyncio.Event, seconds: float) -> None:
         waiting.cancel()
 
 
-async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and wait until they have ended, however they do. Those of an event loop that has ended have ended with it."""
-    ending = [task for task in tasks if task.get_loop() is asyncio.get_running_loop()]
+async def end(tasks: Iterable[asyncio.Future[Any]], *, within: float | None = None) -> set[asyncio.Future[Any]]:
+    """Cancel tasks, and wait until they have ended, however they do. Those of an event loop that has ended have ended with it.
+
+    Args:
+        tasks: The tasks.
+        within: For how many seconds to wait at most; None for as long as it takes.
+
+    Returns:
+        Those that have not ended.
+    """
+    ending: list[asyncio.Future[Any]] = [task for task in tasks if task.get_loop() is asyncio.get_running_loop()]
     for task in ending:
         task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)
+    if not ending:
+        return set()
+    done: set[asyncio.Future[Any]]
+    left: set[asyncio.Future[Any]]
+    done, left = await asyncio.wait(ending, timeout=within)
+    for task in done:
+        if not task.cancelled():
+            task.exception()  # which is told elsewhere, if at all
+    return left
 
 
 async def sparsely(changes: AsyncIterator[None], every: float) -> AsyncGenerator[None, None]:
@@ -98,8 +116,15 @@ async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(working)
     except asyncio.CancelledError:
-        await asyncio.wait([working])
+        with _shielded():
+            await asyncio.wait([working])
         raise
+
+
+def _shielded() -> AbstractContextManager[object]:
+    """Return what keeps anyio, if it is used, from cancelling again and again: that would be the second time."""
+    anyio = sys.modules.get("anyio")
+    return nullcontext() if anyio is None else anyio.CancelScope(shield=True)
 
 
 def uncancel(task: asyncio.Task[Any] | None) -> None:

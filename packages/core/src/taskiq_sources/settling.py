@@ -1,0 +1,183 @@
+"""Settles what was sent, in batches: gathers results, makes outcomes of them, has them recorded. No database, no sends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from taskiq_sources import occurrences
+from taskiq_sources.backends import portions
+from taskiq_sources.claims import AT_ONE_GO, ClaimDesk
+from taskiq_sources.clock import Clock
+from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
+from taskiq_sources.garbage import collector_waits
+from taskiq_sources.held import Held, Ledger
+from taskiq_sources.models import Outcome
+from taskiq_sources.settings import DispatchSettings
+from taskiq_sources.tasking import event_or_timeout
+
+logger = logging.getLogger("taskiq_sources")
+
+_GATHERING = 0.01  # seconds: for so long results are gathered, to be settled in one call
+_FIRST_PAUSE = 0.1  # seconds, after an error of the store, doubled up to …
+_LONGEST_PAUSE = 5.0
+_MOST_BUGS = 3  # errors of the store that none may raise, until an outcome is left unrecorded
+
+
+class Settlers:
+    """Settle what is put in.
+
+    Args:
+        desk: Records outcomes.
+        clock: When that is.
+        ledger: What is held; what is settled is taken out.
+        settings: How the engine works.
+        is_sending: Whether more results are about to come.
+        failed: Called with an error of the store, after which it is tried again.
+        settled: Called after each call that the store has answered.
+    """
+
+    def __init__(
+        self,
+        desk: ClaimDesk,
+        clock: Clock,
+        ledger: Ledger,
+        settings: DispatchSettings,
+        *,
+        is_sending: Callable[[], bool],
+        failed: Callable[[SourceConnectionError], None],
+        settled: Callable[[], None],
+    ) -> None:
+        self._desk = desk
+        self._clock = clock
+        self._ledger = ledger
+        self._settings = settings
+        self._is_sending = is_sending
+        self._failed = failed
+        self._settled = settled
+        self._results: deque[Held] = deque()
+        self._some = asyncio.Event()
+        self._enough = asyncio.Event()
+        self.last_settle_at: datetime | None = None
+        self.lag = timedelta(0)
+
+    def __len__(self) -> int:
+        """How many wait to be settled."""
+        return len(self._results)
+
+    def put(self, *held: Held) -> None:
+        """Have these settled: sent, failed, cancelled, or never begun, which gives them back."""
+        self._results.extend(held)
+        self._some.set()
+        if len(self._results) >= self._settings.batch_size or not self._is_sending():
+            self._enough.set()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._results.clear()
+
+    async def work(self) -> None:
+        """Settle whatever comes; for ever."""
+        while True:
+            await self._some.wait()
+            if self._is_sending():  # more is about to come, and many cost hardly more than one
+                self._enough.clear()
+                await event_or_timeout(self._enough, _GATHERING)
+            if not self._results:
+                self._some.clear()
+                continue
+            await self._settle_batch()
+
+    async def _settle_batch(self) -> None:
+        now = await self._clock.now()
+        batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
+        settled = [held for held in batch if not held.lost]
+        outcomes: list[Outcome] = []
+        with collector_waits():
+            for some in portions(settled, AT_ONE_GO):
+                outcomes += [self._safe_outcome_of(held, now) for held in some]
+                await asyncio.sleep(0)
+        await self._settle(outcomes)
+        self.last_settle_at = now
+        for held in batch:
+            self._ledger.remove(held)
+        self._note(settled, now)
+        self._settled()
+
+    async def _settle(self, outcomes: list[Outcome]) -> None:
+        """Have outcomes recorded, however long it takes. One that trips a bug of the store does not take the others with it."""
+        pause, bugs = _FIRST_PAUSE, 0
+        while outcomes:
+            try:
+                lost = await self._desk.settle(outcomes)
+            except SourceConnectionError as error:
+                self._failed(error)
+            except SourceClosedError:
+                raise
+            except Exception:
+                bugs += 1
+                if len(outcomes) > 1:
+                    for outcome in outcomes:
+                        await self._settle([outcome])
+                    return
+                if bugs == _MOST_BUGS:
+                    schedule_id = outcomes[0].claim.schedule.id
+                    logger.exception("Settling schedule %r fails: it is claimed again when its lease ends.", schedule_id)
+                    return
+            else:
+                self._desk.metrics.lost(len(lost))
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _safe_outcome_of(self, held: Held, now: datetime) -> Outcome:
+        """Return what to settle; where it cannot be told how the schedule goes on, it is set aside with that error."""
+        try:
+            return self._outcome_of(held, now)
+        except Exception as error:  # one schedule that trips a bug must not stop the others
+            dispatch = held.dispatch
+            logger.exception("Schedule %r is quarantined: what comes next cannot be told", dispatch.schedule_id)
+            held.quarantined = True
+            run = dispatch.run("sent" if held.sent else "failed", now, error_text(error))
+            return replace(occurrences.quarantined(dispatch.claim, error), attempt=dispatch.claim.schedule.attempt, runs=(run,))
+
+    def _outcome_of(self, held: Held, now: datetime) -> Outcome:
+        """Return what to settle for an occurrence that was sent, cancelled, failed or given back unsent."""
+        dispatch = held.dispatch
+        if held.started is None:
+            return occurrences.released(dispatch)
+        if held.sent:
+            return occurrences.sent(dispatch, now)
+        if held.cancelled:
+            return occurrences.cancelled(dispatch, now)
+        error, limit = error_text(held.error or "the send ended in an unknown way"), self._settings.max_attempts
+        if limit is not None and dispatch.claim.schedule.attempt >= limit and dispatch.is_retried:
+            logger.error("Schedule %r is quarantined after %d failed sends: %s", dispatch.schedule_id, limit, error)
+            held.quarantined = True
+            return occurrences.given_up(dispatch, now, error)
+        if dispatch.is_retried:
+            logger.warning("Schedule %r could not be sent, it is tried again: %s", dispatch.schedule_id, error)
+        else:
+            logger.error("Schedule %r could not be sent, and is not tried again (at_most_once): %s", dispatch.schedule_id, error)
+        return occurrences.failed(dispatch, now, error)
+
+    def _note(self, settled: Iterable[Held], now: datetime) -> None:
+        sent, failed, quarantined = [], 0, 0
+        for held in settled:
+            if held.sent:
+                sent.append(held)
+            elif held.error is not None:
+                failed += 1
+                quarantined += held.quarantined
+        metrics = self._desk.metrics
+        if sent:
+            self.lag = now - sent[-1].due
+            metrics.sent(((now - held.due).total_seconds(), held.duration) for held in sent)
+        if failed:
+            metrics.failed(failed)
+        if quarantined:
+            metrics.quarantined(quarantined)

@@ -1,0 +1,369 @@
+"""What brokers, stores, clocks and single schedules may do to the engine: no occurrence is lost or held up by it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import anyio
+import pytest
+import taskiq
+from engine_world import START, World
+from engine_world import task as _task
+
+from taskiq_sources import DurableScheduler, SourceConnectionError
+from taskiq_sources.models import Claim, Outcome
+from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": VirtualEventLoop}
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    yield world
+    for scheduler in world.schedulers:
+        await scheduler.stop()
+
+
+class PanicException(BaseException):
+    pass
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]  # noqa: PLE0307
+
+
+# -- the broker --------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_claimed_when_the_breaker_opened_is_given_back(world: World) -> None:
+    """Though the answer to the claim comes when all else has been settled: it was held, and nothing was sent, for ever."""
+    source = world.another_source()
+    claim = source.store.claim
+
+    async def slowly(*args: Any, **options: Any) -> list[Claim]:
+        claims = await claim(*args, **options)
+        await asyncio.sleep(0.2)
+        return claims
+
+    source.store.claim = slowly  # type: ignore[method-assign]
+    world.broker.takes = 0.1
+    world.broker.fails = lambda _message: world.clock.read() < START + timedelta(seconds=3)
+    await world.add(10, time=START)
+    await world.source.add_schedule(_task("meanwhile", time=START + timedelta(seconds=0.1), args=[99]))
+    scheduler = await world.scheduler(source)
+
+    await asyncio.sleep(120)
+
+    assert sorted(world.broker.args()) == [*range(10), 99]
+    assert scheduler.health().ok
+
+
+@pytest.mark.parametrize("raised", [PanicException, GeneratorExit])
+async def test_whatever_a_broker_raises_is_a_failed_send(world: World, raised: type[BaseException]) -> None:
+    """Success is what `kick` returns from, and nothing else."""
+
+    def panics(_message: taskiq.TaskiqMessage) -> bool:
+        if len(world.broker.tried) == 1:
+            raise raised
+        return False
+
+    world.broker.fails = panics
+    await world.add(3, time=START)
+    await world.scheduler(max_concurrent_sends=1)
+
+    await asyncio.sleep(30)
+
+    assert sorted(world.broker.args()) == [0, 1, 2]
+    assert sorted(run.attempt for run in await world.runs()) == [1, 1, 2]
+
+
+async def test_an_error_without_a_text_is_a_failed_send(world: World) -> None:
+    """A class of the broker's may be broken; the others are sent, once each."""
+
+    def fails(message: taskiq.TaskiqMessage) -> bool:
+        if message.args == [0]:
+            raise Unspeakable
+        return False
+
+    world.broker.fails = fails
+    await world.add(5, time=START)
+    await world.scheduler(max_attempts=2)
+
+    await asyncio.sleep(30)
+
+    assert sorted(world.broker.args()) == [1, 2, 3, 4]
+    info = await world.source.get_schedule("0")
+    assert info is not None
+    assert (info.state.quarantined, info.state.last_error) == (True, "Unspeakable")
+
+
+@pytest.mark.parametrize("bad", [1, 9, 40])
+async def test_some_that_always_fail_do_not_hold_up_the_others(world: World, bad: int) -> None:
+    """The breaker is for a broker that takes nothing, as it seems to at first, when only those are tried that always fail."""
+    await world.source.add_schedules(_task(f"bad-{index}", time=START, args=["bad"]) for index in range(bad))
+    await world.source.add_schedules(_task(f"good-{index}", cron="* * * * *", misfire="fire_all") for index in range(5))
+    await world.source.add_schedule(_task("hourly", cron="0 * * * *"))
+    world.broker.fails = lambda message: message.args == ["bad"]
+    scheduler = await world.scheduler()
+
+    await asyncio.sleep(3610)
+
+    assert len(world.broker.sent) == 5 * 61 + 2
+    lags = world.broker.lags()
+    assert max(lags) < timedelta(seconds=150 if bad >= 10 else 2)
+    assert max(lags[25:]) < timedelta(seconds=5)
+    assert scheduler.health().ok
+
+
+async def test_what_an_application_cancels_says_nothing_of_the_broker(world: World) -> None:
+    """Else one that cancels now and then would have all others tried on a broker that is down."""
+    source = world.another_source()
+
+    async def pre_send(task: taskiq.ScheduledTask) -> None:
+        if int(task.schedule_id) % 5 == 0:
+            raise taskiq.ScheduledTaskCancelledError
+
+    source.pre_send = pre_send  # type: ignore[method-assign]
+    world.broker.fails = lambda _message: True
+    await world.add(500, time=START)
+    await world.scheduler(source, max_concurrent_sends=5, batch_size=10)
+
+    await asyncio.sleep(3)
+
+    assert len(world.broker.tried) < 40
+
+
+async def test_a_send_that_does_not_heed_its_end_is_left_to_itself(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """It counts as failed, its place is another's, and stopping does not wait for it."""
+    released = asyncio.Event()
+
+    async def kick(message: taskiq.BrokerMessage) -> None:
+        parsed = world.broker.formatter.loads(message.message)
+        world.broker.tried.append(world.clock.read())
+        while parsed.args == [0] and len(world.broker.tried) == 1 and not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+        world.broker.sent.append((world.clock.read(), parsed))
+
+    world.broker.kick = kick  # type: ignore[method-assign]
+    await world.add(3, time=START)
+    scheduler = await world.scheduler(max_concurrent_sends=1, send_timeout=timedelta(seconds=2))
+    await asyncio.sleep(60)
+
+    assert sorted(world.broker.args()) == [0, 1, 2]
+    assert sorted((run.status, run.attempt) for run in await world.runs()) == [("sent", 1), ("sent", 1), ("sent", 2)]
+    assert "left to itself" in caplog.text
+    await scheduler.stop()
+    released.set()
+    await asyncio.sleep(1)
+
+
+async def test_stopping_does_not_wait_for_what_does_not_heed_it(world: World) -> None:
+    released = asyncio.Event()
+
+    async def kick(_message: taskiq.BrokerMessage) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    world.broker.kick = kick  # type: ignore[method-assign]
+    await world.add(time=START)
+    scheduler = await world.scheduler(drain_timeout=timedelta(seconds=4))
+    await asyncio.sleep(1)
+    before = world.clock.read()
+    await scheduler.stop()
+
+    assert world.clock.read() - before <= timedelta(seconds=6)
+    [run] = await world.runs()
+    assert run.status == "failed"
+    released.set()
+    await asyncio.sleep(1)
+
+
+async def test_what_hangs_after_a_send_does_not_send_it_again(world: World) -> None:
+    """`post_send` is cut off, and what was sent counts as sent."""
+    source = world.another_source()
+
+    async def post_send(_task: taskiq.ScheduledTask) -> None:
+        await asyncio.sleep(10**6)
+
+    source.post_send = post_send  # type: ignore[method-assign]
+    await world.add(time=START)
+    await world.scheduler(source, send_timeout=timedelta(seconds=2))
+
+    await asyncio.sleep(60)
+
+    assert world.broker.args() == [0]
+    assert [run.status for run in await world.runs()] == ["sent"]
+
+
+async def test_no_password_of_the_broker_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Messages of drivers quote URLs; taskiq's own error does not say what its cause was."""
+
+    def fails(_message: taskiq.TaskiqMessage) -> NoReturn:
+        try:
+            raise ConnectionError("no redis at redis://user:s3cret@10.0.0.1:6379/0")
+        except ConnectionError as error:
+            raise taskiq.SendTaskError from error
+
+    world.broker.fails = fails
+    await world.add(3, time=START)
+    await world.scheduler(max_attempts=2, breaker_threshold=3)
+    await asyncio.sleep(30)
+
+    said = [record.getMessage() for record in caplog.records]
+    assert not any("s3cret" in text for text in said)
+    for what in ("it is tried again: ", "is quarantined", "the broker seems to be down"):
+        assert any(what in text and "redis://***@10.0.0.1" in text for text in said)
+
+
+async def test_what_is_not_tried_again_is_said_not_to_be(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.broker.fails = lambda _message: True
+    await world.add(time=START, delivery="at_most_once")
+    await world.scheduler()
+    await asyncio.sleep(5)
+
+    [record] = [record for record in caplog.records if "could not be sent" in record.getMessage()]
+    assert record.levelno == logging.ERROR
+    assert "not tried again (at_most_once)" in record.getMessage()
+
+
+# -- the store ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("raised", [TypeError, PanicException])
+@pytest.mark.parametrize("method", ["claim", "next_due", "settle", "renew"])
+async def test_a_bug_of_a_store_has_nothing_sent_twice(world: World, method: str, raised: type[BaseException]) -> None:
+    """What the broker has is settled before a dispatcher that fell over is started again."""
+    source = world.another_source(lease=timedelta(seconds=9))
+    real = getattr(source.store, method)
+    world.broker.takes = 5.0
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source, max_concurrent_sends=20)
+    await asyncio.sleep(1)
+
+    async def once(*_args: Any, **_options: Any) -> NoReturn:
+        setattr(source.store, method, real)
+        raise raised("a bug")
+
+    setattr(source.store, method, once)
+    await world.source.add_schedule(_task("later", time=START + timedelta(seconds=2), args=[20]))
+    await asyncio.sleep(120)
+
+    assert sorted(set(world.broker.args())) == list(range(21))
+    # The batch that was being settled by who fell over is sent again, under the same task ids; nothing else is.
+    assert len(world.broker.sent) == 21 or (method == "settle" and raised is PanicException)
+    assert scheduler.health().ok
+
+
+async def test_one_outcome_that_trips_a_bug_does_not_take_the_others_with_it(world: World) -> None:
+    source = world.another_source(lease=timedelta(seconds=9))
+    settle = source.store.settle
+
+    async def picky(outcomes: list[Outcome]) -> frozenset[str]:
+        if any(outcome.claim.schedule.id == "7" for outcome in outcomes):
+            raise TypeError("a bug")
+        return await settle(outcomes)
+
+    source.store.settle = picky  # type: ignore[assignment]
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(5)
+
+    assert sorted(world.broker.args()) == list(range(20))
+    assert len(await world.runs()) == 19
+    assert scheduler.health().ok
+
+
+async def test_a_hiccup_of_the_store_costs_no_claims(world: World) -> None:
+    """What collapses is settled first; should that fail, it is tried again, and what was claimed with it is sent meanwhile."""
+    source = world.another_source()
+    settle = source.store.settle
+    hiccups = 3
+
+    async def failing(outcomes: list[Outcome]) -> frozenset[str]:
+        nonlocal hiccups
+        if hiccups and any(not outcome.release for outcome in outcomes):
+            hiccups -= 1
+            raise SourceConnectionError("gone for a moment")
+        return await settle(outcomes)
+
+    source.store.settle = failing  # type: ignore[assignment]
+    await world.source.add_schedule(_task("minutely", cron="* * * * *", args=[1]))
+    await asyncio.sleep(600)
+    await world.source.add_schedule(_task("once", time=world.clock.read(), delivery="at_most_once", args=[2]))
+    await world.scheduler(source)
+    await asyncio.sleep(30)
+
+    assert sorted(world.broker.args()) == [1, 2]
+    assert sorted((run.status, run.coalesced) for run in await world.runs()) == [("sent", 1), ("sent", 11)]
+
+
+async def test_a_step_of_the_clock_has_nothing_sent_twice(world: World) -> None:
+    """Our own leases seem to have ended then: they are renewed before anything is claimed."""
+    source = world.another_source(lease=timedelta(seconds=9))
+    world.broker.takes = 5.0
+    await world.add(3, time=START)
+    await world.scheduler(source)
+    await asyncio.sleep(2)
+    step = timedelta(minutes=2)
+    read = world.clock.read
+    world.clock.read = lambda: read() + step  # type: ignore[method-assign]
+    await world.source.add_schedule(_task("now", time=world.clock.read(), args=[3]))
+    await asyncio.sleep(30)
+
+    assert sorted(world.broker.args()) == [0, 1, 2, 3]
+
+
+async def test_overdue_is_told_while_much_is_late(world: World) -> None:
+    """In a backlog as in an outage of the broker."""
+    await world.add(500, time=START - timedelta(hours=2))
+    world.broker.takes = 1.0
+    scheduler = await world.scheduler(max_concurrent_sends=2, batch_size=10)
+    await asyncio.sleep(20)
+    busy = scheduler.health().sources[0].overdue
+    world.broker.fails = lambda _message: True
+    await asyncio.sleep(60)
+
+    assert busy >= timedelta(hours=2)
+    assert scheduler.health().sources[0].breaker != "closed"
+    assert scheduler.health().sources[0].overdue >= timedelta(hours=2)
+
+
+async def test_overdue_is_nothing_when_nothing_is_due(world: World) -> None:
+    await world.add(20, time=START - timedelta(hours=2))
+    scheduler = await world.scheduler()
+    await asyncio.sleep(20)
+
+    assert scheduler.health().sources[0].overdue == timedelta(0)
+
+
+# -- the application ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_scope_of_anyio_stops_it_in_good_order(world: World) -> None:
+    """anyio cancels again and again, until a scope is left."""
+    await world.add(20, time=START)
+    world.broker.takes = 3.0
+    source = world.another_source()
+    with anyio.move_on_after(1):
+        async with DurableScheduler(world.broker, [source]):
+            await anyio.sleep_forever()
+
+    assert len(world.broker.sent) == 20
+    assert [run.status for run in await world.runs()] == ["sent"] * 20
