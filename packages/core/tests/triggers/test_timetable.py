@@ -71,6 +71,28 @@ def test_no_range_has_more_than_it_may(data: st.DataObject, cron: str | None, in
     assert timetable.count(first, last, EVER) <= timetable.at_most(first, last)
 
 
+@pytest.mark.parametrize("dst", ["vixie", "skip", "twice"])
+@pytest.mark.parametrize("cron", ["15 * * * *", "45 * * * *", "0 */6 * * *", "30 2 * * *", "0,30 0-3 * * 0"])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Kolkata"])
+@settings(max_examples=30)
+@given(data=st.data())
+def test_no_long_range_has_more_than_it_may(data: st.DataObject, cron: str, zone: str, dst: Any) -> None:
+    """Nor one with several changes of clocks, of an hour or of half of one."""
+    first = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=data.draw(st.integers(0, 525_600)))
+    last = first + timedelta(minutes=data.draw(st.integers(0, 90_000)))
+    timetable = Timetable(anchor=NOON - 365 * DAY, cron=cron, zone=zone, dst=dst)
+
+    assert timetable.count(first, last, EVER) <= timetable.at_most(first, last)
+
+
+@pytest.mark.parametrize(
+    ("cron", "days", "most"), [("0 * * * *", 40, 970), ("0 7 * * *", 1000, 1060), ("0,30 9-17 * * *", 50, 1_010)]
+)
+def test_the_bound_is_not_far_from_what_there_is(cron: str, days: int, most: int) -> None:
+    """It tells when nothing has to be counted: all that is late would else be looked for again with each that is sent."""
+    assert Timetable(anchor=NOON, cron=cron, zone="Europe/Berlin").at_most(NOON, NOON + days * DAY) <= most
+
+
 @pytest.mark.parametrize(
     ("timetable", "moment", "expected"),
     [

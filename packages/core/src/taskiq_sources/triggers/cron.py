@@ -30,6 +30,9 @@ _POLICIES = get_args(DstPolicy)
 _UTC = timezone.utc
 _TICK = timedelta(microseconds=1)
 _MINUTE = timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
+_BETWEEN_CHANGES = timedelta(days=20)  # Morocco has two a month apart, around Ramadan
 _WINDOWS = 24  # schedules that share an expression ask about a few neighbouring occurrences
 _YEARS = range(FIRST_YEAR + 1, LAST_YEAR)  # with a year to spare for offsets
 
@@ -57,7 +60,12 @@ class CronTrigger:
 
     def at_most(self, span: timedelta) -> int:
         """Return how many occurrences no range of this length has more than. Looks for none."""
-        return (span // _MINUTE + 2) * self._fields.per_minute
+        changes = span // _BETWEEN_CHANGES + 2  # of the zone's offset, each of which may repeat an hour, or a day
+        return min(
+            (span // _MINUTE + 2) * self._fields.per_minute,
+            (span // _HOUR + 2 + changes) * self._fields.per_hour,
+            (span // _DAY + 2 + changes) * self._fields.per_day,
+        )
 
     def next_after(self, moment: datetime) -> datetime | None:
         """Return the first occurrence strictly after `moment`.

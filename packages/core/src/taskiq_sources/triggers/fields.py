@@ -64,6 +64,16 @@ class CronFields:
         """How many matches there are in a minute at most."""
         return len(self._seconds)
 
+    @property
+    def per_hour(self) -> int:
+        """How many matches there are in an hour at most."""
+        return len(self._minutes) * len(self._seconds)
+
+    @property
+    def per_day(self) -> int:
+        """How many matches there are in a day at most."""
+        return len(self._hours) * len(self._minutes) * len(self._seconds)
+
     def after(self, wall: datetime) -> datetime | None:
         """Return the first match later than `wall`, or None if there is none within the horizon."""
         if wall.year >= _LAST_YEAR:
