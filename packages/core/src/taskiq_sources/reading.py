@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from typing import get_args
 
@@ -128,6 +129,7 @@ class SourceReader(taskiq.ScheduleSource):
         status: RunStatus | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        after: Run | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Run]:
         """Yield history rows, newest first, reading a few hundred at a time.
@@ -137,9 +139,12 @@ class SourceReader(taskiq.ScheduleSource):
             status: Only those with this status.
             since: Only those recorded at this instant or later (aware).
             until: Only those recorded before this instant (aware).
+            after: Only those that come after this one: the last row of the page before, which may be gone by now. Its
+                ``recorded_at`` and ``occurrence_id`` say where that is; ``until`` does not, as many rows may have one instant.
             limit: How many at most.
         """
         _check_limit(limit)
+        place = _place(after)
         if status is not None and status not in get_args(RunStatus):
             raise ScheduleValidationError("status", status, f"use one of {', '.join(get_args(RunStatus))}")
         await self._open()
@@ -147,7 +152,7 @@ class SourceReader(taskiq.ScheduleSource):
         if resolved is not None and not definitions.may_exist(resolved):
             return
         query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
-        async for run in every_run(self.store, query, limit=limit):
+        async for run in every_run(self.store, query, after=place, limit=limit):
             yield run
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
@@ -172,9 +177,10 @@ class SourceReader(taskiq.ScheduleSource):
             return ScheduleInfo(state=stored, task=None, error=error.problem)
 
 
-async def every_run(store: ScheduleStore, query: RunQuery, *, limit: int | None = None) -> AsyncIterator[Run]:
-    """Yield matching history rows of a store, up to `limit` if there is one, newest first, reading a few hundred at a time."""
-    after: Run | None = None
+async def every_run(
+    store: ScheduleStore, query: RunQuery, *, after: Run | None = None, limit: int | None = None
+) -> AsyncIterator[Run]:
+    """Yield matching history rows of a store that come after `after`, up to `limit`, newest first, a few hundred at a time."""
     left = sys.maxsize if limit is None else limit
     while left and (page := await store.runs(query, after=after, limit=min(left, _PAGE))):
         for run in page:
@@ -186,6 +192,16 @@ def _check_limit(limit: int | None) -> None:
     given: object = limit
     if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 0):
         raise ScheduleValidationError("limit", limit, "use a whole number, 0 or more")
+
+
+def _place(after: Run | None) -> Run | None:
+    """Return where in the history a page begins, as stores have it."""
+    given: object = after
+    if given is None:
+        return None
+    if not isinstance(given, Run):
+        raise ScheduleValidationError("after", given, "use the last row of the page before, as runs() has yielded it")
+    return replace(given, recorded_at=_aware("after.recorded_at", given.recorded_at) or given.recorded_at)
 
 
 def _aware(field: str, moment: datetime | None) -> datetime | None:
