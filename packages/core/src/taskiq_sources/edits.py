@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from typing import TypedDict
@@ -82,17 +81,24 @@ def rescheduled(
     return begun(row, edited, stored, definition, now) if given else continued(row, edited, stored, definition, now)
 
 
-def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:
-    """Return the one-off that runs a schedule's task once, now. It has an id of its own and remembers whose run it is."""
+def manual_id(task_id: str) -> str:
+    """Return the id of the one-off that is a manual run, for the ``task_id`` of its message: who has that can delete it."""
+    return f"manual-{task_id}"
+
+
+def manual_run(
+    stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults, *, task_id: str
+) -> StoredSchedule:
+    """Return the one-off that runs a schedule's task once, now. It stands by itself, and remembers whose run it is."""
     options = ScheduleOptions(delivery=definition.options.delivery)
     manual = replace(
         definition,
-        schedule_id=f"manual-{uuid.uuid4().hex}",
+        schedule_id=manual_id(task_id),
         cron=None,
         cron_offset=None,
         interval=None,
         time=now,
-        task_id=None,
+        task_id=task_id,
         options=options,
         owner=None,  # whoever prunes what they declared must not prune a run that somebody asked for
         manual_of=definition.manual_of or stored.id,

@@ -172,7 +172,8 @@ class SourceReader(taskiq.ScheduleSource):
 
     def _info(self, stored: StoredSchedule) -> ScheduleInfo:
         try:
-            return ScheduleInfo(state=stored, task=definitions.read(stored, self._defaults.serializer).task)
+            definition = definitions.read(stored, self._defaults.serializer)
+            return ScheduleInfo(state=stored, task=definition.task, manual_of=definition.manual_of)
         except ScheduleDecodeError as error:
             return ScheduleInfo(state=stored, task=None, error=error.problem)
 

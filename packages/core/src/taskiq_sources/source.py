@@ -20,7 +20,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
 
-from taskiq_sources import definitions, edits, occurrences
+from taskiq_sources import definitions, edits
 from taskiq_sources.backends import check_durations
 from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.changing import held
@@ -322,6 +322,9 @@ class ScheduleSource(SourceReader):
     async def run_now(self, schedule_id: str) -> str:
         """Have a schedule sent once more, now, whether or not it is paused. Its own occurrences are not affected.
 
+        What is asked for stands by itself: it is sent although the schedule is paused, edited or deleted before that. Until it is
+        sent it is a schedule too, a one-off with the id ``manual-<task_id>``, and is called off with `delete_schedule`.
+
         Returns:
             The ``task_id`` of the message that the schedulers will send.
 
@@ -331,10 +334,9 @@ class ScheduleSource(SourceReader):
         """
         await self._open()
         stored = await self._stored(schedule_id)
-        now = await self.clock.now()
-        row = edits.manual_run(stored, definitions.read(stored, self._defaults.serializer), now, self._defaults)
-        await self.store.put([row])
-        return occurrences.task_id_of(definitions.occurrence_id(row.id, now))
+        definition, task_id = definitions.read(stored, self._defaults.serializer), str(uuid.uuid4())
+        await self.store.put([edits.manual_run(stored, definition, await self.clock.now(), self._defaults, task_id=task_id)])
+        return task_id
 
     # -- helpers -----------------------------------------------------------------------------------------------------------------
 
