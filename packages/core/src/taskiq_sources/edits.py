@@ -1,4 +1,7 @@
-"""Edits of a stored schedule as pure functions: what ``resume``, ``reschedule`` and ``run_now`` write. No store is called."""
+"""Edits of a stored schedule as pure functions: what ``resume``, ``reschedule`` and ``run_now`` write, and how a schedule ends.
+
+No store is called.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from typing import TypedDict
 
 from pydantic import ValidationError
 
-from taskiq_sources import definitions
+from taskiq_sources import codec, definitions
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import begun, continued
+from taskiq_sources.continuing import begun, continued, is_in_flight
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import ScheduleChanges, StoredSchedule
@@ -79,6 +82,20 @@ def rescheduled(
     edited = definitions.redefine(definition, task, merged, defaults)
     row = definitions.store_form(edited, now, defaults)
     return begun(row, edited, stored, definition, now) if given else continued(row, edited, stored, definition, now)
+
+
+def ended(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> ScheduleChanges | None:
+    """Return what lets a schedule send what is late, by its own definition, and then end; None if it comes to that by itself.
+
+    Nothing is said of *when* while something is late: it may be being sent, and would be sent again, or lost.
+    """
+    pending, end_at = stored.scheduled_for, definition.options.end_at
+    if pending is None or (end_at is not None and end_at <= now):
+        return None
+    if pending > now and not is_in_flight(stored, now):
+        return ScheduleChanges(updated_at=now, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
+    options = definition.options.model_copy(update={"end_at": max(pending, now)})
+    return ScheduleChanges(updated_at=now, document=codec.encode(replace(definition, options=options), defaults.serializer))
 
 
 def manual_id(task_id: str) -> str:
