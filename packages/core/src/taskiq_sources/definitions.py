@@ -27,6 +27,8 @@ MAX_TASK_NAME_LENGTH = 512
 MAX_OWNER_LENGTH = 255
 MAX_TASK_ID_LENGTH = 255
 
+_LONGEST_JITTER = timedelta(days=366)
+
 BEGINNING = datetime.min.replace(tzinfo=timezone.utc)  # of all instants
 
 _END_OTHERWISE = "give a later one, or end the schedule with delete_schedule"
@@ -53,18 +55,20 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
     """
     try:
         check_id(task.schedule_id)
-        _check_name("task_name", task.task_name, MAX_TASK_NAME_LENGTH)
+        check_name("task_name", task.task_name, MAX_TASK_NAME_LENGTH)
         own = task if isinstance(task, ScheduledTask) else _extended(task)
         if own.task_id is not None:
-            _check_name("task_id", own.task_id, MAX_TASK_ID_LENGTH)
+            check_name("task_id", own.task_id, MAX_TASK_ID_LENGTH)
         if own.owner is not None:
-            _check_name("owner", own.owner, MAX_OWNER_LENGTH, may_be_empty=True)
+            check_name("owner", own.owner, MAX_OWNER_LENGTH, may_be_empty=True)
         if own.cron is None and own.interval is None and own.time is None:
             raise ScheduleValidationError("triggers", None, _NO_TRIGGER)
         labels = dict(own.labels)
         labelled = ScheduleOptions.from_label(labels.pop(OPTIONS_LABEL)) if OPTIONS_LABEL in labels else ScheduleOptions()
         options = (own.schedule_options or ScheduleOptions()).over(labelled).over(defaults.options)
         offset = None if own.cron_offset is None else parse_zone(own.cron_offset, field="cron_offset")
+        if options.jitter > _LONGEST_JITTER:
+            raise ScheduleValidationError("jitter", options.jitter, f"{_LONGEST_JITTER.days} days is the most")
         if own.cron is not None:
             compile_cron(own.cron, defaults.timezone if offset is None else offset, options.dst)
         return Definition(
@@ -214,7 +218,7 @@ def check_id(schedule_id: object) -> None:
     Raises:
         ScheduleValidationError: It is empty, too long, has no UTF-8 form, contains NUL, or is of the form we hand out ourselves.
     """
-    _check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
+    check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
     if HANDED_OUT_ID.fullmatch(str(schedule_id)):
         raise ScheduleValidationError(
             "schedule_id",
@@ -226,13 +230,18 @@ def check_id(schedule_id: object) -> None:
 def may_exist(schedule_id: str) -> bool:
     """Whether a schedule can have this id: stores are only asked for ids that every one of them could hold."""
     try:
-        _check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
+        check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
     except ScheduleValidationError:
         return False
     return True
 
 
-def _check_name(field: str, value: object, limit: int, *, may_be_empty: bool = False) -> None:
+def check_name(field: str, value: object, limit: int, *, may_be_empty: bool = False) -> None:
+    """Refuse what not every store can hold as a name.
+
+    Raises:
+        ScheduleValidationError: It is no text, empty, longer than `limit`, has no UTF-8 form, or contains NUL.
+    """
     if not isinstance(value, str) or not (value or may_be_empty):
         raise ScheduleValidationError(field, value, "it must be text of at least one character")
     if len(value) > limit:

@@ -72,6 +72,9 @@ def rescheduled(
     wanted: dict[str, object] = dict(triggers)
     if given <= {"cron_offset"}:
         wanted |= {"cron": definition.cron, "interval": definition.interval, "time": definition.time}
+    if "cron_offset" in given and wanted["cron"] is None:
+        problem = "the schedule has no cron that it would move; give a cron too, or leave it out"
+        raise ScheduleValidationError("cron_offset", triggers["cron_offset"], problem, schedule_id=stored.id)
     if "cron_offset" not in given and wanted["cron"] is not None:  # a cron keeps its zone
         wanted["cron_offset"] = definition.cron_offset
     try:

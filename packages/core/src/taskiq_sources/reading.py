@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import datetime
-from typing import get_args
 
 import taskiq
 
-from taskiq_sources import definitions
-from taskiq_sources.clock import Clock, StoreClock, floor_ms
+from taskiq_sources import arguments, definitions
+from taskiq_sources.clock import Clock, StoreClock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleNotFoundError, ScheduleValidationError, SourceClosedError
 from taskiq_sources.info import ScheduleInfo
 from taskiq_sources.models import Run, RunQuery, RunStatus, ScheduleQuery, StoredSchedule
-from taskiq_sources.stock import origin_id
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasking import LoopLock
 
@@ -105,7 +102,9 @@ class SourceReader(taskiq.ScheduleSource):
             after: Only those whose ids come after this one, by code points: the last id of the page before.
             limit: How many at most.
         """
-        _check_limit(limit)
+        arguments.check_limit(limit)
+        arguments.check_flags(paused=paused, quarantined=quarantined)
+        arguments.check_texts(task_name=task_name, owner=owner)
         if after is not None and not definitions.may_exist(after):
             raise ScheduleValidationError("after", after, "use the id of a schedule")
         await self._open()
@@ -114,7 +113,7 @@ class SourceReader(taskiq.ScheduleSource):
             paused=paused,
             quarantined=quarantined,
             owner=owner,
-            due_before=_aware("due_before", due_before),
+            due_before=arguments.instant("due_before", due_before),
         )
         left = sys.maxsize if limit is None else limit
         while left and (page := await self.store.page(query, after=after, limit=min(left, _PAGE))):
@@ -143,15 +142,15 @@ class SourceReader(taskiq.ScheduleSource):
                 ``recorded_at`` and ``occurrence_id`` say where that is; ``until`` does not, as many rows may have one instant.
             limit: How many at most.
         """
-        _check_limit(limit)
-        place = _place(after)
-        if status is not None and status not in get_args(RunStatus):
-            raise ScheduleValidationError("status", status, f"use one of {', '.join(get_args(RunStatus))}")
+        arguments.check_limit(limit)
+        arguments.check_status(status)
+        place = arguments.row_before(after)
+        since, until = arguments.instant("since", since), arguments.instant("until", until)
+        resolved = None if schedule_id is None else arguments.schedule_id_of(schedule_id)
         await self._open()
-        resolved = None if schedule_id is None else origin_id(schedule_id)
         if resolved is not None and not definitions.may_exist(resolved):
             return
-        query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
+        query = RunQuery(schedule_id=resolved, status=status, since=since, until=until)
         async for run in every_run(self.store, query, after=place, limit=limit):
             yield run
 
@@ -165,7 +164,7 @@ class SourceReader(taskiq.ScheduleSource):
         return stored
 
     def _resolved(self, schedule_id: str) -> str:
-        resolved = origin_id(schedule_id)
+        resolved = arguments.schedule_id_of(schedule_id)
         if not definitions.may_exist(resolved):
             raise ScheduleNotFoundError(resolved)
         return resolved
@@ -187,27 +186,3 @@ async def every_run(
         for run in page:
             yield run
         after, left = page[-1], left - len(page)
-
-
-def _check_limit(limit: int | None) -> None:
-    given: object = limit
-    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 0):
-        raise ScheduleValidationError("limit", limit, "use a whole number, 0 or more")
-
-
-def _place(after: Run | None) -> Run | None:
-    """Return where in the history a page begins, as stores have it."""
-    given: object = after
-    if given is None:
-        return None
-    if not isinstance(given, Run):
-        raise ScheduleValidationError("after", given, "use the last row of the page before, as runs() has yielded it")
-    return replace(given, recorded_at=_aware("after.recorded_at", given.recorded_at) or given.recorded_at)
-
-
-def _aware(field: str, moment: datetime | None) -> datetime | None:
-    if moment is None:
-        return None
-    if moment.utcoffset() is None:
-        raise ScheduleValidationError(field, moment.isoformat(), "it has no time zone; pass an aware datetime")
-    return floor_ms(moment)
