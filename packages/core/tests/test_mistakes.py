@@ -122,6 +122,7 @@ CALLS: dict[str, tuple[Callable[[Any, Any], Awaitable[Any]], str, str]] = {
     "kwargs-list": (lambda source, job: source.schedule(job, interval=5, kwargs=[1]), "kwargs", "dictionary"),
     "kwargs-names": (lambda source, job: source.schedule(job, interval=5, kwargs={1: 2}), "kwargs", "names of arguments"),
     "paused": (lambda source, job: source.schedule(job, interval=5, paused="no"), "paused", "True or False"),
+    "paused-none": (lambda source, job: source.schedule(job, interval=5, paused=None), "paused", "True or False"),
     "catch-up": (lambda source, job: source.resume("a", catch_up="no"), "catch_up", "True or False"),
     "schedules-dictionary": (lambda source, job: source.add_schedules([{"cron": "@daily"}]), "schedules[0]", "ScheduledTask"),
     "schedules-number": (lambda source, job: source.add_schedules(5), "schedules", "list"),

@@ -124,14 +124,23 @@ def check_status(status: object) -> None:
 
 
 def check_flags(**flags: object) -> None:
-    """Refuse what is neither True nor False, nor None where that is the default: text such as "no" would count as True.
+    """Refuse what is neither True nor False: text such as "no" would count as True.
 
     Raises:
         ScheduleValidationError: It names the argument and its value.
     """
     for name, value in flags.items():
-        if value is not None and not isinstance(value, bool):
+        if not isinstance(value, bool):
             raise ScheduleValidationError(name, value, "use True or False")
+
+
+def check_choices(**choices: object) -> None:
+    """Refuse what is neither True nor False nor None, which is both.
+
+    Raises:
+        ScheduleValidationError: It names the argument and its value.
+    """
+    check_flags(**{name: value for name, value in choices.items() if value is not None})
 
 
 def check_texts(**texts: object) -> None:

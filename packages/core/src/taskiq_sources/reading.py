@@ -103,7 +103,7 @@ class SourceReader(taskiq.ScheduleSource):
             limit: How many at most.
         """
         arguments.check_limit(limit)
-        arguments.check_flags(paused=paused, quarantined=quarantined)
+        arguments.check_choices(paused=paused, quarantined=quarantined)
         arguments.check_texts(task_name=task_name, owner=owner)
         if after is not None and not definitions.may_exist(after):
             raise ScheduleValidationError("after", after, "use the id of a schedule")
