@@ -31,11 +31,12 @@ BEGIN = "<!-- backends: written by docs/generate.py -->"
 END = "<!-- /backends -->"
 
 INTRODUCTION = """\
-All names that `taskiq_sources` exports: what they are, their arguments with defaults, attributes and methods. What an argument of
-a method means is in the linked module, and in `help()`. Applications need [`ScheduleSource`](#schedulesource),
-[`DurableScheduler`](#durablescheduler) and [`ScheduleOptions`](#scheduleoptions); a backend adds arguments of its own, which its
-package's README describes. `ScheduleStore`, `Claim`, `Outcome`, `StoredSchedule` and what they are made of are for authors of
-backends. This page is written by `docs/generate.py`."""
+All names that `taskiq_sources` exports: what they are, their arguments with defaults, attributes and methods. What an argument
+of a method means is in the linked module, and in `help()`; methods that are coroutines have an `await` before them.
+Applications need [`ScheduleSource`](#schedulesource), [`DurableScheduler`](#durablescheduler) and
+[`ScheduleOptions`](#scheduleoptions); a backend adds arguments of its own, which its package's README describes.
+`ScheduleStore`, `Claim`, `Outcome`, `StoredSchedule` and what they are made of are for authors of backends. This page is
+written by `docs/generate.py`."""
 
 #: Column titles, and the fields of `Capabilities` they show.
 COLUMNS = {"several processes": "shared", "survives a restart": "durable", "push between processes": "push"}
@@ -168,7 +169,15 @@ def documented_member(value: type, member: str) -> object | None:
 
 
 def listing(objects: dict[str, object]) -> str:
-    return "\n".join(f"- `{name}{parameters_of(value)}`: {first_line(value)}" for name, value in objects.items())
+    return "\n".join(f"- `{use_of(value)}{name}{parameters_of(value)}`: {first_line(value)}" for name, value in objects.items())
+
+
+def use_of(value: object) -> str:
+    """Return the words that come before a call: those of a coroutine, of what is iterated over, or none."""
+    if inspect.iscoroutinefunction(value):
+        return "await "
+    result = str(inspect.signature(value).return_annotation) if inspect.isfunction(value) else ""
+    return "async for … in " if "AsyncIterator" in result else ""
 
 
 def parameters_of(value: object) -> str:

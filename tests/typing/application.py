@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from taskiq import AsyncTaskiqTask, InMemoryBroker
+from taskiq import InMemoryBroker
 from typing_extensions import assert_type
 
 from taskiq_sources import (
@@ -12,6 +12,7 @@ from taskiq_sources import (
     DurableScheduler,
     InMemoryScheduleSource,
     ManualClock,
+    ManualRun,
     OnConflict,
     RunStatus,
     ScheduledTask,
@@ -38,10 +39,10 @@ def double(number: int) -> int:
 async def use() -> None:
     async with scheduler:
         by_coroutine = await source.schedule(greet, cron="0 7 * * *", args=["x"])
-        assert_type(await by_coroutine.run_now(), AsyncTaskiqTask[str])
+        assert_type(await by_coroutine.run_now(), ManualRun[str])
         by_function = await source.schedule(double.kicker().with_labels(queue="slow"), interval=60, kwargs={"number": 2})
         assert_type(by_function, CreatedSchedule[int])
-        assert_type(await by_function.run_now(), AsyncTaskiqTask[int])
+        assert_type(await by_function.run_now(), ManualRun[int])
         assert_type((await (await by_coroutine.run_now()).wait_result()).return_value, str)
 
         conflict: OnConflict = "keep"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from taskiq_sources.addresses import Address, parse_address
@@ -53,6 +55,15 @@ def test_what_is_not_of_the_form_is_refused_without_being_shown(url: str) -> Non
     assert "s3" not in str(refusal.value)
     assert "cr3t" not in str(refusal.value)
     assert FORM in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", [5, b"db://me:secret@host/name", ["secret"]])
+def test_what_is_no_text_is_refused_without_being_shown(url: Any) -> None:
+    """Only of what kind it is, and what to write instead."""
+    with pytest.raises(ScheduleValidationError, match=FORM) as caught:
+        parse(url)
+
+    assert "secret" not in str(caught.value)
 
 
 def test_credentials_and_options_are_not_shown() -> None:

@@ -139,8 +139,43 @@ def test_a_listing_tells_who_is_sending_and_what_went_wrong(app: App, capsys: py
 
     _, bad, held = rows(capsys.readouterr().out)
     assert bad[2] == "?"
-    assert bad[4].startswith("quarantined: ValueError: EOF while parsing")
+    assert bad[4].startswith("quarantined: schedule 'bad': the stored record cannot be read: ValueError: EOF while parsing")
     assert held[4] == "being sent by web-1"
+
+
+def test_a_listing_tells_what_cannot_be_read_from_here(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    """As from a URL, without the application's serializer: such a schedule is well, and says how it stands."""
+    pickling = InMemoryScheduleSource(app.source.store._data, clock=app.clock, serializer=PickleSerializer())  # type: ignore[attr-defined]
+    for name, when in (("due", NOON), ("later", NOON + timedelta(minutes=5)), ("paused", NOON)):
+        given: dict[str, Any] = {"labels": {}, "args": [{1}], "kwargs": {}, "time": when, "schedule_id": name}
+        asyncio.run(pickling.add_schedule(ScheduledTask(task_name="t", **given)))
+    app.do(lambda: app.source.pause("paused"))
+
+    assert run("list", SOURCE) == 0
+
+    _, *found = rows(capsys.readouterr().out)
+    assert [row[4].partition(";")[0] for row in found] == ["due", "waiting", "paused"]
+    assert all("; it cannot be read here: " in row[4] for row in found)
+
+
+def test_a_listing_tells_whose_run_was_asked_for(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    app.add("a", cron="@daily")
+    task_id = app.do(lambda: app.source.run_now("a"))
+
+    assert run("list", SOURCE) == 0
+
+    _, _, manual = rows(capsys.readouterr().out)
+    assert manual[0] == f"manual-{task_id}"
+    assert manual[2] == "at 2030-01-01 12:00:00 UTC (a run of a)"
+
+
+@pytest.mark.parametrize("limit", ["-1", "some", "²", "1.5", ""])
+def test_history_of_less_than_nothing_makes_no_sense(app: App, capsys: pytest.CaptureFixture[str], limit: str) -> None:
+    with pytest.raises(SystemExit) as exited:
+        run("runs", SOURCE, f"--limit={limit}")
+
+    assert exited.value.code == 2
+    assert "is not a whole number, 0 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -257,12 +292,23 @@ def test_deleting_keeps_the_history_which_is_listed_newest_first(app: App, capsy
     assert run("runs", SOURCE, "a", "--limit", "2") == 0
 
     assert rows(capsys.readouterr().out) == [
-        ["RECORDED", "SCHEDULE", "SCHEDULED FOR", "STATUS", "ATTEMPT", "ERROR"],
-        ["2030-01-01 12:02:00 UTC", "a", "2030-01-01 12:02:00 UTC", "sent", "1"],
-        ["2030-01-01 12:01:00 UTC", "a", "2030-01-01 12:01:00 UTC", "sent", "1"],
+        ["RECORDED", "SCHEDULE", "SCHEDULED FOR", "STATUS", "COALESCED", "ATTEMPT", "ERROR"],
+        ["2030-01-01 12:02:00 UTC", "a", "2030-01-01 12:02:00 UTC", "sent", "1", "1"],
+        ["2030-01-01 12:01:00 UTC", "a", "2030-01-01 12:01:00 UTC", "sent", "1", "1"],
     ]
     assert run("runs", SOURCE, "--status", "failed", "--json") == 0
     assert capsys.readouterr().out == ""
+
+
+def test_history_tells_for_how_many_occurrences_a_row_stands(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+    app.add("a", interval=60)
+    app.clock.advance(timedelta(minutes=3))
+    app.do(lambda: _sent(app))
+
+    assert run("runs", SOURCE) == 0
+
+    _, row = rows(capsys.readouterr().out)
+    assert row[3:] == ["sent", "4", "1"]
 
 
 async def _sent(app: App) -> None:

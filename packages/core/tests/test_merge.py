@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from datetime import timedelta
 from typing import Any
@@ -105,6 +106,23 @@ def test_only_unique_is_linear() -> None:
 def test_only_new_keeps_the_last() -> None:
     """What was found before is dropped."""
     assert _ids(only_new([_schedule("a")], [_schedule("b")])) == ["b"]
+
+
+async def test_sends_that_fail_are_forgotten_with_their_schedules() -> None:
+    """Of those nobody is told, so what is kept for them goes when the loop has the next list; what is sent after that is not."""
+    merged = MergedScheduleSource([source := Source(*map(str, range(50)))])
+    [slow, *_] = await merged.get_schedules()
+    await merged.pre_send(slow)
+    for _ in range(20):
+        source.schedules = [_schedule(str(number)) for number in range(50)]
+        for schedule in await merged.get_schedules():
+            await merged.pre_send(schedule)
+    del schedule
+    gc.collect()
+
+    assert len(merged._sending) <= 51
+    await merged.post_send(slow)
+    assert source.calls[-1] == ("post_send", "0")
 
 
 async def test_any_function_merges() -> None:

@@ -181,11 +181,13 @@ def test_an_old_server_is_refused() -> None:
 # -- arguments -------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", "Mixed", "with-dash", "1st", 'a"; DROP TABLE x; --', "ümlaut", "a b", "x" * 64, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "Mixed", "with-dash", "1st", 'a"; DROP TABLE x; --', "ümlaut", "a b", "x" * 64, "a\n", 5, None]
+)
 @pytest.mark.parametrize("field", ["schema", "prefix"])
-def test_names_that_are_not_plain_are_refused(field: str, name: str) -> None:
+def test_names_that_are_not_plain_are_refused(field: str, name: Any) -> None:
     with pytest.raises(ScheduleValidationError, match=f"^{field} .*lower-case letters, digits and underscores"):
-        PostgresScheduleSource("postgresql://db/orders", **{field: name})  # type: ignore[arg-type]
+        PostgresScheduleSource("postgresql://db/orders", **{field: name})
     with pytest.raises(ScheduleValidationError):
         ddl(**{field: name})
 

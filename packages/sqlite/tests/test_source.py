@@ -68,6 +68,12 @@ def test_a_url_that_names_no_file_is_refused_with_the_fix(url: str, problem: str
         path_from_url(url)
 
 
+@pytest.mark.parametrize("url", [5, None, b"schedules.db"])
+def test_what_is_no_path_is_refused_with_the_fix(url: Any) -> None:
+    with pytest.raises(ScheduleValidationError, match=r"url .*use a path, sqlite:///"):
+        path_from_url(url)
+
+
 def test_a_password_in_a_mistaken_url_is_not_shown() -> None:
     with pytest.raises(ScheduleValidationError) as refused:
         path_from_url("sqlite://app:hunter2@db.example.com/schedules?password=hunter2")

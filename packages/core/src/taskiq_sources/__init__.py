@@ -7,7 +7,7 @@ What applications need is importable from here; what authors of a backend need i
 from importlib.metadata import version
 
 from taskiq_sources.clock import ManualClock
-from taskiq_sources.created import CreatedSchedule
+from taskiq_sources.created import CreatedSchedule, ManualRun
 from taskiq_sources.errors import (
     BackendVersionError,
     RevisionConflictError,
@@ -48,6 +48,7 @@ __all__ = [
     "Health",
     "InMemoryScheduleSource",
     "ManualClock",
+    "ManualRun",
     "MergedScheduleSource",
     "OnConflict",
     "Outcome",

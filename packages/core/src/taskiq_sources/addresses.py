@@ -61,6 +61,9 @@ def parse_address(url: str, *, schemes: Collection[str], form: str, argument: st
     Raises:
         ScheduleValidationError: It is not of this form. The error shows nothing of it but the scheme.
     """
+    given: object = url
+    if not isinstance(given, str):
+        raise ScheduleValidationError(argument, type(given), f"it is no text; {form}")
     match = _URL.fullmatch(url)
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     shown = f"{scheme}://…" if re.fullmatch(r"[\w+.-]{1,40}", scheme) else "…"

@@ -28,6 +28,8 @@ T = TypeVar("T")
 WHEN: Final = frozenset({"timing", "scheduled_for", "next_run_at"})
 
 
+_LONGEST: Final = timedelta(days=36_525)  # there is a date that long ago, and in that time, for every store
+
 _TOKEN_BYTES = 12  # of randomness; 16 letters
 
 
@@ -118,7 +120,7 @@ def changed_fields(changes: ScheduleChanges) -> dict[str, Any]:
 
 
 def check_durations(**durations: object) -> None:
-    """Refuse durations that are not timedeltas longer than 0; None is none.
+    """Refuse durations that are not timedeltas longer than 0, or longer than anybody waits; None is none.
 
     Raises:
         ScheduleValidationError: It names the argument and its value.
@@ -126,6 +128,8 @@ def check_durations(**durations: object) -> None:
     for name, value in durations.items():
         if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
             raise ScheduleValidationError(name, value, "use a timedelta longer than 0")
+        if value is not None and value > _LONGEST:
+            raise ScheduleValidationError(name, value, f"use a timedelta of at most a century, {_LONGEST.days:,} days")
 
 
 def check_either(**arguments: object) -> None:

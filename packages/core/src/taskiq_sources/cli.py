@@ -116,7 +116,7 @@ def _parser() -> _Parser:
     runs = command("runs", _runs, "list history, the newest first")
     runs.add_argument("id", nargs="?", metavar="ID", help="only that of this schedule, which may be gone")
     runs.add_argument("--status", choices=get_args(RunStatus), help="only that with this status")
-    runs.add_argument("--limit", type=int, default=50, help="how much (default: %(default)s)")
+    runs.add_argument("--limit", type=_count, default=50, help="how much (default: %(default)s)")
     runs.add_argument("--json", action="store_true", help="one JSON document a line, with everything")
     resume = command("resume", _resume, "let schedules run again that were paused or set aside")
     resume.add_argument("--catch-up", action="store_true", help="treat what fell into the pause by the misfire policy")
@@ -138,6 +138,12 @@ def _seconds(text: str) -> timedelta:
     if not 0 <= seconds <= _LATEST.total_seconds():  # nothing is true of NaN
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {_LATEST.total_seconds():.0f}")
     return timedelta(seconds=seconds)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 async def _done(given: argparse.Namespace) -> int:
@@ -181,7 +187,7 @@ async def _runs(sources: Sources, given: argparse.Namespace) -> None:
     found: list[Run] = []
 
     async def read(source: ScheduleSource) -> bool:
-        found.extend([run async for run in source.runs(given.id, status=given.status, limit=max(given.limit, 0))])
+        found.extend([run async for run in source.runs(given.id, status=given.status, limit=given.limit)])
         return True
 
     for source in sources:

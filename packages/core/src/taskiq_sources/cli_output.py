@@ -16,10 +16,10 @@ from typing import Any
 from taskiq_sources.continuing import is_held
 from taskiq_sources.errors import redact_text
 from taskiq_sources.info import ScheduleInfo
-from taskiq_sources.models import Run
+from taskiq_sources.models import Run, StoredSchedule
 
 SCHEDULE_COLUMNS = ("ID", "TASK", "WHEN", "NEXT RUN", "STATE")
-RUN_COLUMNS = ("RECORDED", "SCHEDULE", "SCHEDULED FOR", "STATUS", "ATTEMPT", "ERROR")
+RUN_COLUMNS = ("RECORDED", "SCHEDULE", "SCHEDULED FOR", "STATUS", "COALESCED", "ATTEMPT", "ERROR")
 
 _ROWS_AT_ONCE = 500
 _DEEPEST = 100  # what is nested deeper, as what holds itself is, no reader of JSON needs
@@ -120,7 +120,8 @@ def schedule_row(info: ScheduleInfo, now: datetime) -> tuple[str, ...]:
 
 def schedule_document(info: ScheduleInfo) -> dict[str, Any]:
     """Return everything about a schedule."""
-    return asdict(info.state) | {"task": info.task and info.task.model_dump(), "error": info.error}
+    task = info.task and info.task.model_dump()
+    return asdict(info.state) | {"task": task, "error": info.error, "manual_of": info.manual_of}
 
 
 def run_row(run: Run) -> tuple[str, ...]:
@@ -130,6 +131,7 @@ def run_row(run: Run) -> tuple[str, ...]:
         run.schedule_id,
         _instant(run.scheduled_for),
         run.status,
+        str(run.coalesced),
         str(run.attempt),
         run.error or "",
     )
@@ -148,15 +150,21 @@ def _triggers(info: ScheduleInfo) -> str:
     parts = {
         f"cron {task.cron}{zone}": task.cron,
         f"every {timedelta(seconds=task.interval) if isinstance(task.interval, int) else task.interval}": task.interval,
-        f"at {_instant(task.time)}": task.time,
+        f"at {_instant(task.time)}{'' if info.manual_of is None else f' (a run of {info.manual_of})'}": task.time,
     }
     return ", ".join(text for text, trigger in parts.items() if trigger is not None)
 
 
 def _state(info: ScheduleInfo, now: datetime) -> str:
     state = info.state
-    if state.quarantined or info.error:
-        return f"quarantined: {info.error or state.last_error}"
+    if state.quarantined:
+        return f"quarantined: {state.last_error or info.error}"
+    # Who schedules it may have the serializer that is missing here.
+    unread = "" if info.error is None else f"; it cannot be read here: {info.error}"
+    return _progress(state, now) + unread
+
+
+def _progress(state: StoredSchedule, now: datetime) -> str:
     if state.paused:
         return "paused"
     if is_held(state, now):

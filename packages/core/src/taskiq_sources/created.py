@@ -1,4 +1,4 @@
-"""`CreatedSchedule`: the handle that an application keeps of a schedule it has created."""
+"""`CreatedSchedule`: the handle that an application keeps of a schedule it has created, and `ManualRun`, that of a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from taskiq import AsyncResultBackend, AsyncTaskiqTask
 from taskiq.kicker import AsyncKicker
 from taskiq.scheduler.created_schedule import CreatedSchedule as TaskiqCreatedSchedule
 
+from taskiq_sources.edits import manual_id
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.tasks import ScheduledTask
 
@@ -19,6 +20,30 @@ if TYPE_CHECKING:
 
 _ReturnType = TypeVar("_ReturnType")
 _Result = TypeVar("_Result")
+
+
+class ManualRun(AsyncTaskiqTask[_ReturnType]):
+    """A run that was asked for with `run_now`: taskiq's handle of a message, which the schedulers are going to send.
+
+    Attributes:
+        task_id: Of the message.
+        schedule_id: Of the one-off that the run is until it has been sent.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        result_backend: AsyncResultBackend[_ReturnType],
+        return_type: type[_ReturnType] | None,
+        source: ScheduleSource,
+    ) -> None:
+        super().__init__(task_id, result_backend, return_type)
+        self.schedule_id = manual_id(task_id)
+        self._source = source
+
+    async def unschedule(self) -> bool:
+        """Call the run off, and return whether it was still there. A send that has begun is not recalled."""
+        return bool(await self._source.delete_schedules([self.schedule_id]))
 
 
 class CreatedSchedule(TaskiqCreatedSchedule[_ReturnType]):
@@ -76,16 +101,16 @@ class CreatedSchedule(TaskiqCreatedSchedule[_ReturnType]):
 
     # As taskiq does it for `kiq`: what a coroutine returns is what a result is.
     @overload
-    async def run_now(self: CreatedSchedule[CoroutineType[Any, Any, _Result]]) -> AsyncTaskiqTask[_Result]: ...
+    async def run_now(self: CreatedSchedule[CoroutineType[Any, Any, _Result]]) -> ManualRun[_Result]: ...
 
     @overload
-    async def run_now(self: CreatedSchedule[Coroutine[Any, Any, _Result]]) -> AsyncTaskiqTask[_Result]: ...
+    async def run_now(self: CreatedSchedule[Coroutine[Any, Any, _Result]]) -> ManualRun[_Result]: ...
 
     @overload
-    async def run_now(self: CreatedSchedule[_ReturnType]) -> AsyncTaskiqTask[_ReturnType]: ...
+    async def run_now(self: CreatedSchedule[_ReturnType]) -> ManualRun[_ReturnType]: ...
 
     async def run_now(self) -> Any:
-        """Have it sent once more, now, through the schedulers; return the handle of that very run."""
+        """Have it sent once more, now, through the schedulers; return the handle of that very run, which can be called off."""
         task_id = await self.source.run_now(self.schedule_id)
         backend: AsyncResultBackend[Any] = self.kicker.broker.result_backend
-        return AsyncTaskiqTask(task_id=task_id, result_backend=backend, return_type=self.kicker.return_type)
+        return ManualRun(task_id, backend, self.kicker.return_type, self.source)

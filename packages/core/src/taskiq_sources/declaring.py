@@ -7,6 +7,7 @@ it after the write either. Who dies in between leaves it to be sent a minute lat
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
 from contextlib import suppress
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from taskiq_sources import codec, definitions, occurrences
+from taskiq_sources import codec, definitions, edits, occurrences
 from taskiq_sources.backends import together
 from taskiq_sources.changing import Changing, held
 from taskiq_sources.clock import Clock
@@ -25,6 +26,8 @@ from taskiq_sources.errors import RevisionConflictError, ScheduleDecodeError, Sc
 from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges, StoredSchedule
 from taskiq_sources.reading import every_run
 from taskiq_sources.store import ScheduleStore
+
+logger = logging.getLogger("taskiq_sources")
 
 _EARLY: Final = timedelta(minutes=1)  # longer before its time is nothing sent
 _LOOK_UPS = 20  # at the same time
@@ -51,6 +54,7 @@ class Declared:
         once: Those of `rows` that are over as soon as their one occurrence has been sent, which may be at any moment.
         over: The ids of what is not to be stored.
         existing: Those of `over` that are stored all the same: their last occurrence is pending, or they were rescheduled.
+        ending: Those of `existing` that are stored with other triggers or another end: of them no more is sent than is late.
     """
 
     rows: Mapping[str, StoredSchedule]
@@ -58,6 +62,7 @@ class Declared:
     once: frozenset[str]
     over: frozenset[str]
     existing: frozenset[str]
+    ending: frozenset[str]
 
 
 async def declare(
@@ -80,7 +85,7 @@ async def declare(
         paused: Whether what is new is not to run until it is resumed.
 
     Raises:
-        ScheduleValidationError: One of them would never run; one that is stored has been given an end that has passed.
+        ScheduleValidationError: One of them is new and would never run.
     """
     ended = {schedule_id for schedule_id, definition in given.items() if definitions.is_over(definition, now)}
     ended |= await _have_run({name for name in given if name not in ended and definitions.may_be_over(given[name], now)}, store)
@@ -92,16 +97,12 @@ async def declare(
     due_once = {name: given[name] for name in rows if name not in new and _is_due_once(given[name], now)}
     done = await _done_of(due_once, store)
     stored = await store.get(ended | done) if ended or done else {}
-    for schedule_id in ended & stored.keys():
-        former = former_of(stored[schedule_id], defaults)
-        timing = stored[schedule_id].timing if former is None else definitions.timing_of(former)
-        if timing != definitions.timing_of(given[schedule_id]):
-            definitions.store_form(given[schedule_id], now, defaults)  # refuses it
+    ending = {name for name in ended & stored.keys() if _timing(stored[name], defaults) != definitions.timing_of(given[name])}
     # What is stored under its id for another time is not to give way to a time that was done with.
     over = ended | {name for name in done if name not in stored or stored[name].timing != rows[name].timing}
     kept = {name: row for name, row in rows.items() if name not in over}
     once = frozenset(name for name in due_once.keys() & kept.keys() if _MADE_UP.fullmatch(name) is None)
-    return Declared(kept, given, once, frozenset(over), frozenset(over & stored.keys()))
+    return Declared(kept, given, once, frozenset(over), frozenset(over & stored.keys()), frozenset(ending))
 
 
 async def _have_run(ids: Collection[str], store: ScheduleStore) -> frozenset[str]:
@@ -123,6 +124,8 @@ async def write(declared: Declared, store: ScheduleStore, defaults: Defaults, cl
         replace: Whether what exists is overwritten.
     """
     existing = set(declared.existing)
+    if replace and declared.ending:
+        await _end(declared.ending, store, defaults, clock)
     for batch in _batches((row for name, row in declared.rows.items() if name not in declared.once), _BATCH):
         left = batch
         while left:
@@ -136,6 +139,28 @@ async def write(declared: Declared, store: ScheduleStore, defaults: Defaults, cl
             known, left = await _write_once(left, declared, store, defaults, clock, replace=replace)
             existing |= known
     return frozenset(existing)
+
+
+async def _end(ids: Collection[str], store: ScheduleStore, defaults: Defaults, clock: Clock) -> None:
+    """Let schedules send what is late, and then end: what is declared of them has no occurrence left.
+
+    They are not refused: that would keep the application from starting, and so what is late from being sent.
+    """
+
+    async def change(stored: StoredSchedule) -> tuple[ScheduleChanges, Definition | None] | None:
+        former = former_of(stored, defaults)
+        changes = None if former is None else edits.ended(stored, former, await clock.now(), defaults)
+        return None if changes is None else (changes, former)
+
+    stored = await store.get(ids)
+    async with held(stored.values(), store, clock) as changing:
+        edited = await together((changing.edit(row, change) for row in stored.values()), at_once=_LOOK_UPS)
+    for before, after in zip(stored.values(), edited, strict=True):
+        if after is not None and before.next_run_at is not None:
+            what = "it has ended" if after.next_run_at is None else "what is late is sent as it is stored, and then it ends"
+            logger.warning(
+                "Schedule %r is declared otherwise than it is stored, without an occurrence left: %s.", before.id, what
+            )
 
 
 async def _write_once(
@@ -240,6 +265,11 @@ async def _redeclare(
         await store.put([replace(stored, task_name=row.task_name, owner=row.owner)])
         stored = (await store.get([row.id])).get(row.id)
     return await changing.edit(stored, change) is not None
+
+
+def _timing(stored: StoredSchedule, defaults: Defaults) -> str:
+    former = former_of(stored, defaults)
+    return stored.timing if former is None else definitions.timing_of(former)
 
 
 def former_of(stored: StoredSchedule, defaults: Defaults) -> Definition | None:

@@ -27,8 +27,11 @@ MAX_TASK_NAME_LENGTH = 512
 MAX_OWNER_LENGTH = 255
 MAX_TASK_ID_LENGTH = 255
 
+_LONGEST_JITTER = timedelta(days=366)
+
 BEGINNING = datetime.min.replace(tzinfo=timezone.utc)  # of all instants
 
+_END_OTHERWISE = "give a later one, or end the schedule with delete_schedule"
 _NO_TRIGGER = "a schedule needs at least one of cron, interval and time"
 
 #: What the stock loop is given as the id of a single occurrence (`taskiq_sources.stock`). Refused as an id, so never ambiguous.
@@ -52,18 +55,20 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
     """
     try:
         check_id(task.schedule_id)
-        _check_name("task_name", task.task_name, MAX_TASK_NAME_LENGTH)
+        check_name("task_name", task.task_name, MAX_TASK_NAME_LENGTH)
         own = task if isinstance(task, ScheduledTask) else _extended(task)
         if own.task_id is not None:
-            _check_name("task_id", own.task_id, MAX_TASK_ID_LENGTH)
+            check_name("task_id", own.task_id, MAX_TASK_ID_LENGTH)
         if own.owner is not None:
-            _check_name("owner", own.owner, MAX_OWNER_LENGTH, may_be_empty=True)
+            check_name("owner", own.owner, MAX_OWNER_LENGTH, may_be_empty=True)
         if own.cron is None and own.interval is None and own.time is None:
             raise ScheduleValidationError("triggers", None, _NO_TRIGGER)
         labels = dict(own.labels)
         labelled = ScheduleOptions.from_label(labels.pop(OPTIONS_LABEL)) if OPTIONS_LABEL in labels else ScheduleOptions()
         options = (own.schedule_options or ScheduleOptions()).over(labelled).over(defaults.options)
         offset = None if own.cron_offset is None else parse_zone(own.cron_offset, field="cron_offset")
+        if options.jitter > _LONGEST_JITTER:
+            raise ScheduleValidationError("jitter", options.jitter, f"{_LONGEST_JITTER.days} days is the most")
         if own.cron is not None:
             compile_cron(own.cron, defaults.timezone if offset is None else offset, options.dst)
         return Definition(
@@ -88,15 +93,21 @@ def define(task: taskiq.ScheduledTask, defaults: Defaults) -> Definition:
 def is_over(definition: Definition, now: datetime) -> bool:
     """Whether a definition has had occurrences, all before `now` because of its ``end_at``: it has run, and is declared still."""
     end_at = definition.options.end_at
-    return end_at is not None and end_at < now and may_be_over(definition, now)
+    return end_at is not None and end_at < now and _is_left_without(definition, now) and _has_had(definition, end_at)
 
 
 def may_be_over(definition: Definition, now: datetime) -> bool:
-    """Whether none of its occurrences is left before its ``end_at``, which is to come: it has run by then, or is a mistake."""
-    start_at, end_at = definition.options.start_at, definition.options.end_at
-    if end_at is None or timetable_of(definition, now).first(now) is not None:  # a past time counts
-        return False
-    timetable = timetable_of(definition, BEGINNING if start_at is None else start_at)
+    """Whether none of its occurrences is left before its ``end_at``: it has run by then, or is a mistake."""
+    end_at = definition.options.end_at
+    return end_at is not None and _is_left_without(definition, now) and (end_at < now or _has_had(definition, end_at))
+
+
+def _is_left_without(definition: Definition, now: datetime) -> bool:
+    return timetable_of(definition, now).first(now) is None  # a past time counts
+
+
+def _has_had(definition: Definition, end_at: datetime) -> bool:
+    timetable = timetable_of(definition, definition.options.start_at or BEGINNING)
     return timetable.newest(BEGINNING, end_at, 1) != []
 
 
@@ -112,9 +123,7 @@ def store_form(definition: Definition, now: datetime, defaults: Defaults) -> Sto
         timetable = timetable_of(definition, anchor)
         first = timetable.first(now)
         if first is None:
-            field, value = next((name, value) for name, value in _triggers(definition).items() if value is not None)
-            window = f"start_at {definition.options.start_at} and end_at {definition.options.end_at}"
-            raise ScheduleValidationError(field, value, f"it never runs: no occurrence lies between {window}")
+            raise _never_runs(definition, now)
     except ScheduleValidationError as error:
         raise error.for_schedule(definition.schedule_id) from error
     return StoredSchedule(
@@ -209,7 +218,7 @@ def check_id(schedule_id: object) -> None:
     Raises:
         ScheduleValidationError: It is empty, too long, has no UTF-8 form, contains NUL, or is of the form we hand out ourselves.
     """
-    _check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
+    check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
     if HANDED_OUT_ID.fullmatch(str(schedule_id)):
         raise ScheduleValidationError(
             "schedule_id",
@@ -221,13 +230,18 @@ def check_id(schedule_id: object) -> None:
 def may_exist(schedule_id: str) -> bool:
     """Whether a schedule can have this id: stores are only asked for ids that every one of them could hold."""
     try:
-        _check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
+        check_name("schedule_id", schedule_id, MAX_ID_LENGTH)
     except ScheduleValidationError:
         return False
     return True
 
 
-def _check_name(field: str, value: object, limit: int, *, may_be_empty: bool = False) -> None:
+def check_name(field: str, value: object, limit: int, *, may_be_empty: bool = False) -> None:
+    """Refuse what not every store can hold as a name.
+
+    Raises:
+        ScheduleValidationError: It is no text, empty, longer than `limit`, has no UTF-8 form, or contains NUL.
+    """
     if not isinstance(value, str) or not (value or may_be_empty):
         raise ScheduleValidationError(field, value, "it must be text of at least one character")
     if len(value) > limit:
@@ -280,6 +294,18 @@ def _utc(moment: datetime | None) -> datetime | None:
         return floor_ms(moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment)
     except OverflowError as error:
         raise ScheduleValidationError("time", moment, "it is outside of what a datetime in UTC can be") from error
+
+
+def _never_runs(definition: Definition, now: datetime) -> ScheduleValidationError:
+    start_at, end_at = definition.options.start_at, definition.options.end_at
+    if end_at is not None and is_over(definition, now):
+        return ScheduleValidationError(
+            "end_at", end_at.isoformat(), f"it has passed, so the schedule never runs; {_END_OTHERWISE}"
+        )
+    limits = [("after start_at", start_at), ("before end_at", end_at)]
+    window = " and ".join(f"{where} {limit.isoformat()}" for where, limit in limits if limit is not None)
+    field, value = next((name, value) for name, value in _triggers(definition).items() if value is not None)
+    return ScheduleValidationError(field, value, f"it never runs: it has no occurrence {window}" if window else "it never runs")
 
 
 def _triggers(definition: Definition) -> dict[str, object]:

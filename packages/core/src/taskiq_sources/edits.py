@@ -1,18 +1,20 @@
-"""Edits of a stored schedule as pure functions: what ``resume``, ``reschedule`` and ``run_now`` write. No store is called."""
+"""Edits of a stored schedule as pure functions: what ``resume``, ``reschedule`` and ``run_now`` write, and how a schedule ends.
+
+No store is called.
+"""
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
 from typing import TypedDict
 
 from pydantic import ValidationError
 
-from taskiq_sources import definitions
+from taskiq_sources import codec, definitions
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import begun, continued
+from taskiq_sources.continuing import begun, continued, is_in_flight
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import ScheduleChanges, StoredSchedule
@@ -70,6 +72,9 @@ def rescheduled(
     wanted: dict[str, object] = dict(triggers)
     if given <= {"cron_offset"}:
         wanted |= {"cron": definition.cron, "interval": definition.interval, "time": definition.time}
+    if "cron_offset" in given and wanted["cron"] is None:
+        problem = "the schedule has no cron that it would move; give a cron too, or leave it out"
+        raise ScheduleValidationError("cron_offset", triggers["cron_offset"], problem, schedule_id=stored.id)
     if "cron_offset" not in given and wanted["cron"] is not None:  # a cron keeps its zone
         wanted["cron_offset"] = definition.cron_offset
     try:
@@ -82,17 +87,38 @@ def rescheduled(
     return begun(row, edited, stored, definition, now) if given else continued(row, edited, stored, definition, now)
 
 
-def manual_run(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> StoredSchedule:
-    """Return the one-off that runs a schedule's task once, now. It has an id of its own and remembers whose run it is."""
+def ended(stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults) -> ScheduleChanges | None:
+    """Return what lets a schedule send what is late, by its own definition, and then end; None if it comes to that by itself.
+
+    Nothing is said of *when* while something is late: it may be being sent, and would be sent again, or lost.
+    """
+    pending, end_at = stored.scheduled_for, definition.options.end_at
+    if pending is None or (end_at is not None and end_at <= now):
+        return None
+    if pending > now and not is_in_flight(stored, now):
+        return ScheduleChanges(updated_at=now, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
+    options = definition.options.model_copy(update={"end_at": max(pending, now)})
+    return ScheduleChanges(updated_at=now, document=codec.encode(replace(definition, options=options), defaults.serializer))
+
+
+def manual_id(task_id: str) -> str:
+    """Return the id of the one-off that is a manual run, for the ``task_id`` of its message: who has that can delete it."""
+    return f"manual-{task_id}"
+
+
+def manual_run(
+    stored: StoredSchedule, definition: Definition, now: datetime, defaults: Defaults, *, task_id: str
+) -> StoredSchedule:
+    """Return the one-off that runs a schedule's task once, now. It stands by itself, and remembers whose run it is."""
     options = ScheduleOptions(delivery=definition.options.delivery)
     manual = replace(
         definition,
-        schedule_id=f"manual-{uuid.uuid4().hex}",
+        schedule_id=manual_id(task_id),
         cron=None,
         cron_offset=None,
         interval=None,
         time=now,
-        task_id=None,
+        task_id=task_id,
         options=options,
         owner=None,  # whoever prunes what they declared must not prune a run that somebody asked for
         manual_of=definition.manual_of or stored.id,

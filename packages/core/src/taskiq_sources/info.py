@@ -37,8 +37,10 @@ class ScheduleInfo:
         state: What the store keeps: due times, counters, errors, who holds it.
         task: The definition; None if this release cannot read it.
         error: Why it cannot be read.
+        manual_of: Of a pending run that `run_now` has asked for: the id of the schedule that is run.
     """
 
     state: StoredSchedule
     task: ScheduledTask | None
     error: str | None = None
+    manual_of: str | None = None

@@ -7,6 +7,7 @@ works, one that filters or changes schedules included.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -57,6 +58,14 @@ class _Owned:
     source: taskiq.ScheduleSource
 
 
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """Whose a schedule is that is being sent. Does not hold it: of a send that fails, nobody is told."""
+
+    schedule: weakref.ref[taskiq.ScheduledTask]
+    source: taskiq.ScheduleSource
+
+
 class MergedScheduleSource(taskiq.ScheduleSource):
     """Several sources behind one, merged by a function.
 
@@ -91,7 +100,7 @@ class MergedScheduleSource(taskiq.ScheduleSource):
         self._last_good: dict[int, tuple[MonotonicTimer, Schedules]] = {}
         self._by_object: dict[int, _Owned] = {}
         self._by_id: dict[str, taskiq.ScheduleSource] = {}
-        self._sending: dict[int, _Owned] = {}
+        self._sending: dict[int, _Sending] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.sources!r}, {getattr(self.merge_func, '__name__', self.merge_func)})"
@@ -160,19 +169,20 @@ class MergedScheduleSource(taskiq.ScheduleSource):
         if source is None:
             raise ScheduleNotFoundError(task.schedule_id)
         # Remembered by object: a source may change the id while it sends, and a refresh may come in between.
-        self._sending[id(task)] = _Owned(task, source)
+        key, sending = id(task), self._sending
+        sending[key] = _Sending(weakref.ref(task, lambda _: sending.pop(key, None)), source)
         try:
             await maybe_awaitable(source.pre_send(task))
         except BaseException:
-            del self._sending[id(task)]
+            del sending[key]
             raise
 
     async def post_send(self, task: taskiq.ScheduledTask) -> None:
         """Call ``post_send`` of the source that the schedule came from."""
-        owned = self._sending.pop(id(task), None)
-        if owned is None:
+        sending = self._sending.pop(id(task), None)
+        if sending is None:
             raise ScheduleNotFoundError(task.schedule_id)
-        await maybe_awaitable(owned.source.post_send(task))
+        await maybe_awaitable(sending.source.post_send(task))
 
     async def _schedules_of(self, index: int, source: taskiq.ScheduleSource) -> Schedules:
         try:

@@ -74,7 +74,11 @@ class ScheduleOptions(BaseModel):
         if value.utcoffset() is None:
             msg = "it has no time zone; pass an aware datetime, for example one with tzinfo=timezone.utc"
             raise ValueError(msg)
-        return floor_ms(value)
+        try:
+            return floor_ms(value)
+        except OverflowError as error:
+            msg = "it is outside of what a datetime in UTC can be"
+            raise ValueError(msg) from error
 
     @field_validator("misfire_grace", "jitter")
     @classmethod

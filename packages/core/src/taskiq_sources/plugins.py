@@ -9,7 +9,7 @@ from typing import cast
 
 from typing_extensions import Unpack
 
-from taskiq_sources.errors import UnknownBackendError, shorten
+from taskiq_sources.errors import ScheduleValidationError, UnknownBackendError, shorten
 from taskiq_sources.info import SourceOptions
 from taskiq_sources.source import ScheduleSource
 
@@ -41,8 +41,12 @@ def source_from_url(url: str, **options: Unpack[SourceOptions]) -> ScheduleSourc
         **options: Passed on to the source.
 
     Raises:
+        ScheduleValidationError: An argument is refused.
         UnknownBackendError: No installed package serves the scheme; the error says what to install.
     """
+    given: object = url
+    if not isinstance(given, str):
+        raise ScheduleValidationError("url", given, "use text, such as 'sqlite:///schedules.db'")
     match = _SCHEME.match(url)
     installed = {entry.name: entry for entry in entry_points(group=BACKENDS_GROUP)}
     if match is None:

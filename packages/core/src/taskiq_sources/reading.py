@@ -6,17 +6,15 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import get_args
 
 import taskiq
 
-from taskiq_sources import definitions
-from taskiq_sources.clock import Clock, StoreClock, floor_ms
+from taskiq_sources import arguments, definitions
+from taskiq_sources.clock import Clock, StoreClock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleNotFoundError, ScheduleValidationError, SourceClosedError
 from taskiq_sources.info import ScheduleInfo
 from taskiq_sources.models import Run, RunQuery, RunStatus, ScheduleQuery, StoredSchedule
-from taskiq_sources.stock import origin_id
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasking import LoopLock
 
@@ -104,7 +102,9 @@ class SourceReader(taskiq.ScheduleSource):
             after: Only those whose ids come after this one, by code points: the last id of the page before.
             limit: How many at most.
         """
-        _check_limit(limit)
+        arguments.check_limit(limit)
+        arguments.check_choices(paused=paused, quarantined=quarantined)
+        arguments.check_texts(task_name=task_name, owner=owner)
         if after is not None and not definitions.may_exist(after):
             raise ScheduleValidationError("after", after, "use the id of a schedule")
         await self._open()
@@ -113,7 +113,7 @@ class SourceReader(taskiq.ScheduleSource):
             paused=paused,
             quarantined=quarantined,
             owner=owner,
-            due_before=_aware("due_before", due_before),
+            due_before=arguments.instant("due_before", due_before),
         )
         left = sys.maxsize if limit is None else limit
         while left and (page := await self.store.page(query, after=after, limit=min(left, _PAGE))):
@@ -128,6 +128,7 @@ class SourceReader(taskiq.ScheduleSource):
         status: RunStatus | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        after: Run | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[Run]:
         """Yield history rows, newest first, reading a few hundred at a time.
@@ -137,17 +138,20 @@ class SourceReader(taskiq.ScheduleSource):
             status: Only those with this status.
             since: Only those recorded at this instant or later (aware).
             until: Only those recorded before this instant (aware).
+            after: Only those that come after this one: the last row of the page before, which may be gone by now. Its
+                ``recorded_at`` and ``occurrence_id`` say where that is; ``until`` does not, as many rows may have one instant.
             limit: How many at most.
         """
-        _check_limit(limit)
-        if status is not None and status not in get_args(RunStatus):
-            raise ScheduleValidationError("status", status, f"use one of {', '.join(get_args(RunStatus))}")
+        arguments.check_limit(limit)
+        arguments.check_status(status)
+        place = arguments.row_before(after)
+        since, until = arguments.instant("since", since), arguments.instant("until", until)
+        resolved = None if schedule_id is None else arguments.schedule_id_of(schedule_id)
         await self._open()
-        resolved = None if schedule_id is None else origin_id(schedule_id)
         if resolved is not None and not definitions.may_exist(resolved):
             return
-        query = RunQuery(schedule_id=resolved, status=status, since=_aware("since", since), until=_aware("until", until))
-        async for run in every_run(self.store, query, limit=limit):
+        query = RunQuery(schedule_id=resolved, status=status, since=since, until=until)
+        async for run in every_run(self.store, query, after=place, limit=limit):
             yield run
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
@@ -160,37 +164,25 @@ class SourceReader(taskiq.ScheduleSource):
         return stored
 
     def _resolved(self, schedule_id: str) -> str:
-        resolved = origin_id(schedule_id)
+        resolved = arguments.schedule_id_of(schedule_id)
         if not definitions.may_exist(resolved):
             raise ScheduleNotFoundError(resolved)
         return resolved
 
     def _info(self, stored: StoredSchedule) -> ScheduleInfo:
         try:
-            return ScheduleInfo(state=stored, task=definitions.read(stored, self._defaults.serializer).task)
+            definition = definitions.read(stored, self._defaults.serializer)
+            return ScheduleInfo(state=stored, task=definition.task, manual_of=definition.manual_of)
         except ScheduleDecodeError as error:
             return ScheduleInfo(state=stored, task=None, error=error.problem)
 
 
-async def every_run(store: ScheduleStore, query: RunQuery, *, limit: int | None = None) -> AsyncIterator[Run]:
-    """Yield matching history rows of a store, up to `limit` if there is one, newest first, reading a few hundred at a time."""
-    after: Run | None = None
+async def every_run(
+    store: ScheduleStore, query: RunQuery, *, after: Run | None = None, limit: int | None = None
+) -> AsyncIterator[Run]:
+    """Yield matching history rows of a store that come after `after`, up to `limit`, newest first, a few hundred at a time."""
     left = sys.maxsize if limit is None else limit
     while left and (page := await store.runs(query, after=after, limit=min(left, _PAGE))):
         for run in page:
             yield run
         after, left = page[-1], left - len(page)
-
-
-def _check_limit(limit: int | None) -> None:
-    given: object = limit
-    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 0):
-        raise ScheduleValidationError("limit", limit, "use a whole number, 0 or more")
-
-
-def _aware(field: str, moment: datetime | None) -> datetime | None:
-    if moment is None:
-        return None
-    if moment.utcoffset() is None:
-        raise ScheduleValidationError(field, moment.isoformat(), "it has no time zone; pass an aware datetime")
-    return floor_ms(moment)

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from functools import partial
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import taskiq
 from pydantic import ValidationError
@@ -20,8 +20,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.decor import AsyncTaskiqDecoratedTask
 from taskiq.kicker import AsyncKicker
 
-from taskiq_sources import definitions, edits, occurrences
-from taskiq_sources.backends import check_durations
+from taskiq_sources import arguments, definitions, edits
 from taskiq_sources.capture import captured_task, kicker_of
 from taskiq_sources.changing import held
 from taskiq_sources.claims import ClaimDesk
@@ -41,7 +40,7 @@ from taskiq_sources.info import ScheduleInfo, SourceOptions
 from taskiq_sources.models import ScheduleChanges, StoredSchedule
 from taskiq_sources.options import OnConflict, ScheduleOptions
 from taskiq_sources.reading import SourceReader
-from taskiq_sources.stock import StockLoop, origin_id
+from taskiq_sources.stock import StockLoop
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import parse_zone
@@ -94,9 +93,9 @@ class ScheduleSource(SourceReader):
         clock: Clock | None = None,
         claimant: str | None = None,
     ) -> None:
-        check_durations(lease=lease, look_ahead=look_ahead, stale_for=stale_for, run_retention=run_retention)
-        if max_run_rows < 0:
-            raise ScheduleValidationError("max_run_rows", max_run_rows, "it must not be negative")
+        durations = {"look_ahead": look_ahead, "stale_for": stale_for, "run_retention": run_retention}
+        working_with = {"serializer": serializer, "clock": clock, "claimant": claimant}
+        arguments.check_source(lease=lease, max_run_rows=max_run_rows, **working_with, **durations)
         defaults = Defaults(
             options=ScheduleOptions() if options is None else ScheduleOptions.from_label(options),
             timezone=parse_zone(default_timezone, field="default_timezone"),
@@ -194,8 +193,8 @@ class ScheduleSource(SourceReader):
             ScheduleExistsError: The id exists and `on_conflict` is ``error``.
         """
         kicker = kicker_of(task)
-        if isinstance(args, (str, bytes)):
-            raise ScheduleValidationError("args", args, "use a list of arguments")
+        arguments.check_call(args, kwargs)
+        arguments.check_flags(paused=paused)
         message = await captured_task(kicker, args, kwargs or {})
         wanted_id = schedule_id if schedule_id is not None else kicker.custom_schedule_id
         try:
@@ -247,10 +246,8 @@ class ScheduleSource(SourceReader):
 
     async def delete_schedules(self, schedule_ids: Collection[str]) -> frozenset[str]:
         """Delete schedules; their history stays. Returns the ids that existed."""
-        if isinstance(schedule_ids, (str, bytes)):
-            raise ScheduleValidationError("schedule_ids", schedule_ids, "use a list of ids, or delete_schedule")
+        resolved = arguments.schedule_ids_of(schedule_ids)
         await self._open()
-        resolved = {origin_id(schedule_id) for schedule_id in schedule_ids}
         return await self.store.delete([schedule_id for schedule_id in resolved if definitions.may_exist(schedule_id)])
 
     async def pause(self, schedule_id: str) -> ScheduleInfo:
@@ -277,6 +274,7 @@ class ScheduleSource(SourceReader):
             ScheduleNotFoundError: There is no such schedule.
             ScheduleDecodeError: It still cannot be read.
         """
+        arguments.check_flags(catch_up=catch_up)
         return await self._edit(schedule_id, partial(edits.resumed, catch_up=catch_up))
 
     async def reschedule(
@@ -322,6 +320,9 @@ class ScheduleSource(SourceReader):
     async def run_now(self, schedule_id: str) -> str:
         """Have a schedule sent once more, now, whether or not it is paused. Its own occurrences are not affected.
 
+        What is asked for stands by itself: it is sent although the schedule is paused, edited or deleted before that. Until it is
+        sent it is a schedule too, a one-off with the id ``manual-<task_id>``, and is called off with `delete_schedule`.
+
         Returns:
             The ``task_id`` of the message that the schedulers will send.
 
@@ -331,10 +332,9 @@ class ScheduleSource(SourceReader):
         """
         await self._open()
         stored = await self._stored(schedule_id)
-        now = await self.clock.now()
-        row = edits.manual_run(stored, definitions.read(stored, self._defaults.serializer), now, self._defaults)
-        await self.store.put([row])
-        return occurrences.task_id_of(definitions.occurrence_id(row.id, now))
+        definition, task_id = definitions.read(stored, self._defaults.serializer), str(uuid.uuid4())
+        await self.store.put([edits.manual_run(stored, definition, await self.clock.now(), self._defaults, task_id=task_id)])
+        return task_id
 
     # -- helpers -----------------------------------------------------------------------------------------------------------------
 
@@ -347,15 +347,11 @@ class ScheduleSource(SourceReader):
         paused: bool = False,
     ) -> frozenset[str]:
         """Do what `add_schedules` does; `made_up` are ids that nobody has chosen."""
+        arguments.check_conflict(on_conflict)
         await self._open()
-        if on_conflict not in get_args(OnConflict):
-            raise ScheduleValidationError("on_conflict", on_conflict, f"use one of {', '.join(get_args(OnConflict))}")
-        given: object = schedules
-        if isinstance(given, taskiq.ScheduledTask):
-            raise ScheduleValidationError("schedules", given.schedule_id, "use a list of schedules, or add_schedule")
         defined: dict[str, Definition] = {}
         new = set(made_up)
-        for schedule in schedules:
+        for schedule in arguments.schedules_of(schedules):
             definition = definitions.define(schedule, self._defaults)
             if "schedule_id" not in schedule.model_fields_set:
                 new.add(definition.schedule_id)

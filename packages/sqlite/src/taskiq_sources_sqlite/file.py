@@ -15,6 +15,7 @@ import aiosqlite
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.tasking import LoopEvent, LoopLock
 from taskiq_sources.turns import TURNS
+from taskiq_sources_sqlite import forks
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
 from taskiq_sources_sqlite.schema import Synchronous, prepare
@@ -39,6 +40,7 @@ class File:
 
     def __init__(self, path: str, busy_timeout: float, synchronous: Synchronous) -> None:
         self._path = path
+        self._process = os.getpid()
         self._busy_timeout = busy_timeout
         self._prepare = partial(prepare, path=path, synchronous=synchronous, patience=busy_timeout)
         self._connection: aiosqlite.Connection | None = None
@@ -56,14 +58,18 @@ class File:
 
         Raises:
             SourceConnectionError: The file fails us. Other errors, such as a broken constraint, are bugs and stay what they are.
+            SourceClosedError: This process was forked from the one that opened the file.
         """
+        forks.check(self._process, self._path)
         task = asyncio.ensure_future(self._call(work))
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
-        """Finish what was asked for, end watching, and close the file."""
+        """Finish what was asked for, end watching, and close the file; in a process that was forked, leave all that alone."""
+        if self._process != os.getpid():
+            return
         self._closed.set()
         await asyncio.shield(asyncio.ensure_future(self._close()))
 
@@ -109,7 +115,9 @@ class File:
             return self._connection
 
     async def _connect(self) -> aiosqlite.Connection:
+        forks.check_file(self._path)
         connection = aiosqlite.connect(self._path, timeout=self._busy_timeout, isolation_level=None)
+        forks.opened(connection, self._path)
         thread: Any = getattr(connection, "_thread", connection)  # before 0.22 it is one itself
         # Nobody has to close a store for the interpreter to exit. Dying in a transaction is safe: SQLite rolls it back.
         thread.daemon = True
@@ -118,6 +126,7 @@ class File:
             await _execute(connection, self._prepare)
         except BaseException as error:
             await connection.close()
+            forks.closed(connection)
             if isinstance(error, sqlite3.Error):
                 thread.join()  # it is about to end, but must not do so after the event loop that it reports to
             raise
@@ -127,6 +136,7 @@ class File:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+            forks.closed(connection)
 
     async def _close(self) -> None:
         await asyncio.gather(*self._unfinished, return_exceptions=True)

@@ -59,6 +59,9 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
     Raises:
         ScheduleValidationError: It names no file that processes can share.
     """
+    given: object = url
+    if not isinstance(given, (str, os.PathLike)):
+        raise ScheduleValidationError("url", given, _FORMS)
     path = os.fspath(url)
     problems: dict[str, bool] = {}
     if isinstance(url, str) and _SCHEME.match(url):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
 
-from taskiq_sources import ScheduleSource, ScheduleValidationError
+from taskiq_sources import Run, ScheduleSource, ScheduleValidationError
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.occurrences import failed
 from taskiq_sources_conformance.source_build import (
@@ -86,6 +88,40 @@ class SourceHistoryRules:
         assert await rows(source, limit=0) == []
         with pytest.raises(ScheduleValidationError, match="limit"):
             await rows(source, limit=-1)
+
+    @pytest.mark.parametrize(
+        "filters", [{}, {"status": "sent"}, {"schedule_id": "1"}, {"since": NOW, "until": NOW + HOUR}], ids=str
+    )
+    async def test_pages_of_history(self, source: ScheduleSource, clock: ManualClock, filters: dict[str, Any]) -> None:
+        """With `after`, the last row of one page, comes the next: all rows of one instant too. (Look at `every_run`.)"""
+        await source.add_schedules([scheduled(str(number), interval=60) for number in range(5)])
+        await play(source, clock, NOW + 2 * MINUTE)  # three batches, of five rows of one instant each
+
+        paged: list[Run] = []
+        while page := await rows(source, **filters, after=paged[-1] if paged else None, limit=2):
+            assert len(page) <= 2
+            paged += page
+
+        assert paged == await rows(source, **filters)
+        assert len(paged) == (3 if "schedule_id" in filters else 15)
+
+    async def test_a_page_begins_after_a_row_that_is_gone(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """What was pruned since it was shown still says where to go on. (Look at the cursor of `runs`.)"""
+        await add(source, interval=60)
+        await play(source, clock, NOW + 2 * MINUTE)
+        newest, *others = await rows(source)
+        utc_plus_2 = timezone(timedelta(hours=2))
+
+        place = replace(newest, occurrence_id=f"{newest.occurrence_id}~", recorded_at=newest.recorded_at.astimezone(utc_plus_2))
+        assert await rows(source, after=place) == [newest, *others]
+        assert await rows(source, after=newest) == others
+        assert await rows(source, after=others[-1]) == []
+
+    @pytest.mark.parametrize("after", ["a@2030-01-01T12:00:00.000Z", NOW, 5], ids=str)
+    async def test_a_page_begins_after_a_row(self, source: ScheduleSource, after: Any) -> None:
+        """What is no row is refused, with the way to go on. (Look at `_place`.)"""
+        with pytest.raises(ScheduleValidationError, match=r"after .*the last row of the page before"):
+            await rows(source, after=after)
 
     async def test_history_outlives_the_schedule(self, source: ScheduleSource) -> None:
         """Rows stay when their schedule is deleted. (Look at `delete`: a cascade.)"""

@@ -127,6 +127,25 @@ class ManualRunRules:
 
         assert [dispatch.task_id for dispatch in await send_due(source)] == [task_id]
 
+    async def test_it_can_be_called_off(self, source: ScheduleSource) -> None:
+        """Until it is sent, a run is a schedule, and its id follows from the message's. (Look at `edits.manual_id`.)"""
+        await add(source, time=NOW + DAY)
+        task_id = await source.run_now("a")
+        kept = await source.run_now("a")
+
+        assert await source.delete_schedules([f"manual-{task_id}"]) == {f"manual-{task_id}"}
+        assert [dispatch.task_id for dispatch in await send_due(source)] == [kept]
+        assert await source.delete_schedules([f"manual-{kept}"]) == set()
+
+    async def test_a_listing_tells_whose_run_it_is(self, source: ScheduleSource) -> None:
+        """Whoever deletes a schedule finds the runs of it that are pending. (Look at `manual_of` of `ScheduleInfo`.)"""
+        await add(source, time=NOW + DAY, owner="reports")
+        task_id = await source.run_now("a")
+
+        found = {one.state.id: one.manual_of async for one in source.iter_schedules()}
+        assert found == {"a": None, f"manual-{task_id}": "a"}
+        assert await ids(source, owner="reports") == ["a"]  # who prunes what they declared leaves runs alone
+
     async def test_a_quarantined_schedule_stays_so(self, source: ScheduleSource) -> None:
         """What cannot be read cannot be run, and says so. (Look at `run_now`.)"""
         await source.store.put([replace(await add(source), document="garbage")])

@@ -163,6 +163,17 @@ class TaskiqApiRules:
 
         assert [dispatch.task_id for dispatch in await send_due(source)] == [manual.task_id]
 
+    async def test_the_handle_of_a_run_calls_it_off(self, source: ScheduleSource, app: App) -> None:
+        """`unschedule` of a run that was not sent deletes it, and it alone; later it says so. (Look at `ManualRun`.)"""
+        created = await source.schedule(app.report, time=NOW + HOUR, schedule_id="a")
+        manual = await created.run_now()
+
+        assert manual.schedule_id in await ids(source)
+        assert await manual.unschedule()
+        assert await send_due(source) == []
+        assert not await manual.unschedule()
+        assert await ids(source) == ["a"]
+
     async def test_the_handle_unschedules(self, source: ScheduleSource, app: App) -> None:
         """`unschedule` of the handle deletes the schedule; doing it twice is no error. (Look at `delete`.)"""
         created = await source.schedule(app.report, interval=60)

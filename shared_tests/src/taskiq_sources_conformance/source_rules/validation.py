@@ -94,10 +94,17 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "dst": ({"dst": "thrice"}, "dst"),
     "delivery": ({"delivery": "exactly_once"}, "delivery"),
     "unknown": ({"max_run": 1}, "max_run"),
+    "start-before-time": ({"start_at": datetime.min.replace(tzinfo=timezone(HOUR))}, "start_at"),
+    "end-after-time": ({"end_at": datetime.max.replace(tzinfo=timezone(-HOUR))}, "end_at"),
 }
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "lease": ({"lease": timedelta(0)}, "lease"),
+    "lease-of-nothing": ({"lease": timedelta(microseconds=1)}, "lease"),
+    "lease-endless": ({"lease": timedelta.max}, "lease"),
+    "serializer": ({"serializer": "json"}, "serializer"),
+    "clock": ({"clock": 5}, "clock"),
+    "claimant": ({"claimant": 5}, "claimant"),
     "look_ahead": ({"look_ahead": -HOUR}, "look_ahead"),
     "stale_for": ({"stale_for": timedelta(0)}, "stale_for"),
     "run_retention": ({"run_retention": timedelta(0)}, "run_retention"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
-from taskiq_sources import ScheduleOptions, ScheduleSource, ScheduleValidationError
+from taskiq_sources import ScheduleExistsError, ScheduleOptions, ScheduleSource, ScheduleValidationError
 from taskiq_sources.clock import ManualClock
 from taskiq_sources_conformance.source_build import (
     DAY,
@@ -23,6 +25,7 @@ from taskiq_sources_conformance.source_build import (
     scheduled,
     send_due,
     state,
+    take_one,
 )
 
 HOURLY: dict[str, Any] = {"cron": "0 * * * *"}
@@ -93,13 +96,84 @@ class WindowRules:
         with pytest.raises(ScheduleValidationError, match="used twice"):
             await source.add_schedules([over, over])
 
-    async def test_an_end_in_the_past_is_refused_for_what_runs(self, source: ScheduleSource) -> None:
-        """It would run on if that were passed over. (Look at what is stored of it.)"""
+    @pytest.mark.parametrize("triggers", [HOURLY, {"interval": 60}, {"cron": "0 0 29 2 *"}, {"time": NOW}], ids=str)
+    async def test_an_end_in_the_past_ends_what_runs(
+        self, source: ScheduleSource, clock: ManualClock, triggers: dict[str, Any]
+    ) -> None:
+        """It neither runs on nor keeps the application from starting, however often that is. (Look at `edits.ended`.)"""
         await add(source, **HOURLY)
-        with pytest.raises(ScheduleValidationError, match="never runs"):
-            await source.add_schedules([scheduled(schedule_options=ScheduleOptions(end_at=NOW - HOUR), **HOURLY), scheduled("b")])
+        declared = scheduled(schedule_options=ScheduleOptions(start_at=NOW - 2 * HOUR, end_at=NOW - HOUR), **triggers)
+        assert await source.add_schedules([declared, scheduled("b", time=NOW + DAY)]) == {"a"}
+        assert await source.add_schedules([declared, scheduled("b", time=NOW + DAY)]) == {"a", "b"}
 
-        assert await ids(source) == ["a"]
+        assert nominal(await play(source, clock, NOW + 2 * DAY)) == [NOW + DAY]
+        assert (await state(source)).next_run_at is None
+
+    @pytest.mark.parametrize(("policy", "sent"), [("fire_once", [2]), ("fire_all", [1, 2])])
+    @pytest.mark.parametrize(
+        "declared",
+        [
+            {**HOURLY, "end_at": NOON + 90 * MINUTE},
+            {"interval": 60, "end_at": NOON + 2 * HOUR + MINUTE},
+            {"cron": "30 * * * *", "end_at": NOW - DAY},
+            {"cron": "30 * * * *", "start_at": NOW - 2 * DAY, "end_at": NOW - DAY - 59 * MINUTE},
+        ],
+        ids=["end", "interval", "cron", "never"],
+    )
+    async def test_an_end_in_the_past_leaves_what_is_late(
+        self, source: ScheduleSource, clock: ManualClock, caplog: Any, policy: Any, sent: list[int], declared: dict[str, Any]
+    ) -> None:
+        """What is late is sent as it is stored, all of it, and then the schedule ends; a warning names it. (Look at `_end`.)"""
+        await add(source, schedule_options=ScheduleOptions(misfire=policy), **HOURLY)
+        clock.set(NOON + 2 * HOUR + 59 * MINUTE)
+        triggers = {name: value for name, value in declared.items() if not name.endswith("_at")}
+        window = ScheduleOptions(**{name: value for name, value in declared.items() if name.endswith("_at")})
+        for _ in range(2):
+            await source.add_schedule(scheduled(schedule_options=window, **triggers))
+
+        assert "Schedule 'a' is declared otherwise than it is stored" in caplog.text
+        assert nominal(await play(source, clock, NOON + DAY)) == [NOON + hour * HOUR for hour in sent]
+        assert await ids(source) == []
+
+    async def test_an_end_in_the_past_leaves_what_is_being_sent(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """It is neither sent again nor lost with its sender, and it is the last. (Look at what `edits.ended` writes.)"""
+        await add(source, **HOURLY)
+        clock.set(NOON + HOUR)
+        dispatch = await take_one(source)
+        await source.add_schedule(scheduled(interval=60, schedule_options=ScheduleOptions(end_at=NOW)))
+        assert (await state(source)).next_run_at == NOON + HOUR
+        clock.set(NOON + HOUR + 10 * MINUTE)  # its sender has died
+
+        assert [sent.task_id for sent in await play(source, clock, NOON + DAY)] == [dispatch.task_id]
+        assert await ids(source) == []
+
+    @pytest.mark.parametrize("on_conflict", ["keep", "error"])
+    async def test_an_end_in_the_past_leaves_what_is_not_to_be_replaced(
+        self, source: ScheduleSource, clock: ManualClock, on_conflict: Any
+    ) -> None:
+        """Without `replace` nothing that exists is touched. (Look at `write`.)"""
+        before = await add(source, **HOURLY)
+        over = scheduled(schedule_options=ScheduleOptions(end_at=NOW - HOUR), **HOURLY)
+        with suppress(ScheduleExistsError):
+            assert await source.add_schedules([over], on_conflict=on_conflict) == {"a"}
+
+        assert await state(source) == before
+
+    async def test_an_end_in_the_past_leaves_what_cannot_be_read(self, source: ScheduleSource) -> None:
+        """Nor does that keep the application from starting. (Look at `former_of`.)"""
+        broken = replace(await add(source, **HOURLY), document="garbage")
+        await source.store.put([broken])
+        await source.add_schedule(scheduled(interval=60, schedule_options=ScheduleOptions(end_at=NOW - HOUR)))
+
+        assert (await state(source)).document == "garbage"
+
+    async def test_an_end_in_the_past_is_refused_for_an_edit(self, source: ScheduleSource) -> None:
+        """Who calls `reschedule` can be told, and is told what is wrong. (Look at `_never_runs`.)"""
+        before = await add(source, **HOURLY)
+        with pytest.raises(ScheduleValidationError, match=r"'a'.*end_at .*it has passed.*delete_schedule"):
+            await source.reschedule("a", options=ScheduleOptions(end_at=NOW - HOUR))
+
+        assert await state(source) == before
 
     async def test_a_one_off_before_a_past_end_is_sent_late(self, source: ScheduleSource) -> None:
         """It was within its window, and nothing says that it ran. (Look at `is_over`.)"""

@@ -47,6 +47,9 @@ _HOUR = _Field("hour", 0, 23)
 _DAY = _Field("day of month", 1, 31, letters="lw")
 _MONTH = _Field("month", 1, 12, names=_MONTH_NAMES)
 _WEEKDAY = _Field("day of week", 0, 7, names=_WEEKDAY_NAMES, letters="l#")
+_LETTERS = (
+    "; as a day of the month, L is the last one and 15W the weekday nearest to the 15th; as a weekday, L5 is the last Friday"
+)
 _FIVE_FIELDS = (_MINUTE, _HOUR, _DAY, _MONTH, _WEEKDAY)
 _SIX_FIELDS = (_SECOND, *_FIVE_FIELDS)
 
@@ -143,8 +146,14 @@ def _parse_fields(text: str, parts: list[str], layout: tuple[_Field, ...]) -> Cr
             nth_weekdays=nth_weekdays,
         )
     except Exception as error:  # whatever croniter trips over is bad input, not only what it raises on purpose
-        problem = _explain(parts, layout) or f"croniter cannot read it ({str(error) or type(error).__name__})"
+        problem = _explain(parts, layout) or f"croniter cannot read it ({str(error) or type(error).__name__}){_letters_of(parts)}"
         raise ScheduleValidationError("cron", text, problem) from error
+
+
+def _letters_of(parts: list[str]) -> str:
+    """Return what letters in the fields of days mean, if there are any: others write the same otherwise."""
+    day, _, weekday = parts[-3:]
+    return _LETTERS if {"l", "w"} & set(day) or "l" in weekday else ""
 
 
 def _values(expanded: Iterable[int | str]) -> frozenset[int | Literal["l"]] | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 _MILLISECOND = timedelta(milliseconds=1)
+_END = datetime.max.replace(tzinfo=timezone.utc)  # of all instants
 
 
 def jittered(scheduled_for: datetime, *, following: datetime | None, jitter: timedelta, occurrence_id: str) -> datetime:
@@ -21,7 +22,7 @@ def jittered(scheduled_for: datetime, *, following: datetime | None, jitter: tim
         jitter: The upper bound of the delay.
         occurrence_id: What the delay is drawn from.
     """
-    room = jitter // _MILLISECOND
+    room = min(jitter, _END - scheduled_for) // _MILLISECOND
     if following is not None:
         room = min(room, (following - scheduled_for) // _MILLISECOND)
     if room <= 0:
