@@ -101,7 +101,7 @@ def test_a_child_is_told_that_its_parent_had_the_file_open(path: Path, after: st
     """Whatever it does: with the parent's connection there is no way to use that file safely."""
     child, parent = forked(path, "open", after, how)
 
-    assert child.startswith(f"child SQLite database {str(path)!r} was open when this process was forked")
+    assert child.startswith(f"child the database {str(path)!r} was open when this process was forked")
     assert parent == "parent ['a', 'b']"
 
 

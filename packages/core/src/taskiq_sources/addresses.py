@@ -5,6 +5,7 @@ Nothing that is raised, or shown of an `Address`, holds a user, a password or an
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,22 @@ class Address:
         return [
             (unquote(match["host"]).strip("[]") or "localhost", int(match["port"] or default_port)) for match in found if match
         ]
+
+
+def path_of(path: str | os.PathLike[str], form: str) -> str:
+    """Return a path as text.
+
+    Args:
+        path: The path; or a URL, which is left as it is.
+        form: How to write it, for errors.
+
+    Raises:
+        ScheduleValidationError: It is neither text nor a path.
+    """
+    given: object = path
+    if not isinstance(given, (str, os.PathLike)):
+        raise ScheduleValidationError("url", given, form)
+    return os.fspath(path)
 
 
 def parse_address(url: str, *, schemes: Collection[str], form: str, argument: str = "url") -> Address:

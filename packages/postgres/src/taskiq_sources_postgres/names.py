@@ -30,8 +30,7 @@ class Names:
 
     def __post_init__(self) -> None:
         for field, value, longest in (("schema", self.schema, _MAX_SCHEMA), ("prefix", self.prefix, _MAX_PREFIX)):
-            given: object = value
-            if not isinstance(given, str) or not _PLAIN.fullmatch(given) or len(given) > longest:
+            if not _PLAIN.fullmatch(str(value)) or len(str(value)) > longest:
                 problem = f"use 1 to {longest} lower-case letters, digits and underscores, beginning with no digit"
                 raise ScheduleValidationError(field, value, problem)
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from taskiq_sources import forks
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.tasking import LoopEvent, LoopLock
 from taskiq_sources.turns import TURNS
-from taskiq_sources_sqlite import forks
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
 from taskiq_sources_sqlite.schema import Synchronous, prepare
@@ -85,9 +85,7 @@ class File:
             if looks >= 0 or looks % _LOOK_ANYWAY == 0:
                 found = await self.call(version)
                 if seen is not None and found[0] is not seen[0]:
-                    raise SourceConnectionError(
-                        f"SQLite database {self._path!r} was replaced by another file, or opened anew after an error; watch again"
-                    )
+                    raise SourceConnectionError(f"SQLite database {self._path!r} was replaced by another file, or opened anew")
                 if found != seen:
                     seen = found
                     yield
@@ -125,8 +123,7 @@ class File:
             connection = await connection
             await _execute(connection, self._prepare)
         except BaseException as error:
-            await connection.close()
-            forks.closed(connection)
+            await forks.close(connection)
             if isinstance(error, sqlite3.Error):
                 thread.join()  # it is about to end, but must not do so after the event loop that it reports to
             raise
@@ -135,8 +132,7 @@ class File:
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.close()
-            forks.closed(connection)
+            await forks.close(connection)
 
     async def _close(self) -> None:
         await asyncio.gather(*self._unfinished, return_exceptions=True)

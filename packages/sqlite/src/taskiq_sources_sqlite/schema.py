@@ -107,8 +107,7 @@ def _prepare(connection: sqlite3.Connection, path: str, synchronous: str) -> Non
     encoding = execute(connection, "encoding").fetchone()[0]
     if encoding != "UTF-8":
         raise SourceConnectionError(
-            f"SQLite database {path!r} keeps text as {encoding}, in which ids have another order: "
-            "give the schedules a file of their own",
+            f"SQLite database {path!r} keeps text as {encoding}, in which ids have another order: use a file of their own"
         )
     _schema_version(connection, path, newest=len(MIGRATIONS))  # refused before anything is written
     for setting in (synchronous, "checkpoint_seldom", "cache_more", "spill_to_memory"):

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from typing_extensions import Unpack
 
+from taskiq_sources.addresses import path_of
 from taskiq_sources.errors import ScheduleValidationError, redact_url
 from taskiq_sources.source import ScheduleSource, SourceOptions
 from taskiq_sources_sqlite.schema import Synchronous
@@ -59,10 +60,7 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
     Raises:
         ScheduleValidationError: It names no file that processes can share.
     """
-    given: object = url
-    if not isinstance(given, (str, os.PathLike)):
-        raise ScheduleValidationError("url", given, _FORMS)
-    path = os.fspath(url)
+    path = path_of(url, _FORMS)
     problems: dict[str, bool] = {}
     if isinstance(url, str) and _SCHEME.match(url):
         parts = urlsplit(url)
@@ -76,5 +74,5 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
     problems["a path has no NUL character"] = "\0" in path
     for problem, is_there in problems.items():
         if is_there:
-            raise ScheduleValidationError("url", redact_url(os.fspath(url)), problem)
+            raise ScheduleValidationError("url", redact_url(path_of(url, _FORMS)), problem)
     return path

@@ -52,10 +52,7 @@ class SQLiteStore(SQLStore[File]):
         super().__init__()
         if synchronous not in SYNCHRONOUS:
             raise ScheduleValidationError("synchronous", synchronous, f"use one of {', '.join(SYNCHRONOUS)}")
-        patience: object = busy_timeout
-        if not isinstance(patience, timedelta) or patience < timedelta(0):
-            raise ScheduleValidationError("busy_timeout", busy_timeout, "use a timedelta, of 0 or longer")
-        check_durations(poll_interval=poll_interval)
+        check_durations(poll_interval=poll_interval, busy_timeout=busy_timeout if busy_timeout != timedelta(0) else poll_interval)
         #: The file; absolute, so that it stays the same one when the process changes its directory. ``taskiq schedules`` looks
         #: whether it is there.
         self.path = os.path.abspath(path)

@@ -1,15 +1,16 @@
-"""What a fork does to open files: a process that was forked cannot use, and must not even close, a connection of its parent.
+"""What a fork does to files that a database works on: a child cannot use, and must not even close, a connection of its parent.
 
-SQLite notes for each process which locks it has. A child inherits the note and not the locks, and would read and write without
-them; what is more, the note is of the file, so it holds for every other connection of the child to that file too. Closing might
-end the write-ahead log under the parent. And the thread that works on the connection has stayed behind in the parent.
+For stores whose database is a file; what is said is of SQLite. It notes for each process which locks it
+has. A child inherits the note and not the locks, and would read and write without them; what is more, the note is of the file, so
+it holds for every other connection of the child to that file too. Closing might end the write-ahead log under the parent. And the
+thread that works on the connection has stayed behind in the parent.
 """
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from taskiq_sources.errors import SourceClosedError
@@ -21,13 +22,18 @@ _own: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 _inherited: set[tuple[int, int]] = set()
 
 
+class _Connection(Protocol):
+    async def close(self) -> None: ...
+
+
 def opened(connection: object, path: str) -> None:
-    """Remember a connection, or one that is about to be made, until it is gone or `closed`."""
+    """Remember a connection, or one that is about to be made, until it is gone or closed by `close`."""
     _own[connection] = path
 
 
-def closed(connection: object) -> None:
-    """Forget a connection."""
+async def close(connection: _Connection) -> None:
+    """Close a connection, and forget it."""
+    await connection.close()
     _own.pop(connection, None)
 
 
@@ -65,7 +71,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _error(path: str) -> SourceClosedError:
     return SourceClosedError(
-        f"SQLite database {path!r} was open when this process was forked, and cannot be used in it: open sources after the fork, "
+        f"the database {path!r} was open when this process was forked, and cannot be used in it: open sources after the fork, "
         "in each process, or await shutdown() before it; or start processes otherwise (multiprocessing: 'spawn', gunicorn: no "
         "--preload)"
     )
