@@ -47,6 +47,9 @@ _MOST_IDS = 5_000
 #: How many schedules are claimed or settled, and how many history rows written, in one statement.
 _BATCH = 1_000
 
+#: So much is written in one settle: a message holds twice that, and a transaction must fit into a part of the server's cache.
+_BATCH_BYTES = 8 * 1024 * 1024
+
 _PRUNE_BATCH = 5_000
 
 
@@ -233,7 +236,7 @@ class MongoStore(SessionStore[Database]):
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         database = self._session
         lost: set[str] = set()
-        for some in portions(outcomes, _BATCH, lambda outcome: max(1, len(outcome.runs))):
+        for some in portions(outcomes, _BATCH_BYTES, _weight):
             lost |= await settle(database, some)
         return frozenset(lost)
 
@@ -269,6 +272,12 @@ class MongoStore(SessionStore[Database]):
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.changes()
+
+
+def _weight(outcome: Outcome) -> int:
+    """Return how many bytes an outcome has the server write: of the document too, which it writes anew; a row counts as many."""
+    texts = [outcome.claim.schedule.document, outcome.last_error, *(run.error for run in outcome.runs)]
+    return max(sum(len(text.encode()) for text in texts if text), max(1, len(outcome.runs)) * _BATCH_BYTES // _BATCH)
 
 
 class StandaloneMongoStore(MongoStore):
