@@ -66,7 +66,7 @@ class MongoStore(SessionStore[Database]):
         database: Name of the database; None for the one in the URL, or ``taskiq``.
         prefix: How the names of the collections begin, so that several stores can share a database.
         connect_timeout: How long finding and connecting to a server may take. An injected client has its own bounds.
-        command_timeout: How long an answer may take, and for how long is waited for a free connection.
+        command_timeout: How long an answer may take, and for how long is waited for a free connection, or for settles before one.
 
     Raises:
         ScheduleValidationError: An argument is not valid.
@@ -101,6 +101,7 @@ class MongoStore(SessionStore[Database]):
         self._client = client
         self._name = name
         self._prefix = prefix
+        self._command_timeout = command_timeout
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._where}, collections {self._prefix}*)"
@@ -109,7 +110,8 @@ class MongoStore(SessionStore[Database]):
 
     def _begin(self) -> Database:
         client = self._connect() if self._client is None else self._client
-        return Database(self._where, client, owned=self._client is None, name=self._name, prefix=self._prefix)
+        options: Document = {"name": self._name, "prefix": self._prefix, "timeout": self._command_timeout}
+        return Database(self._where, client, owned=self._client is None, **options)
 
     async def _prepare(self, session: Database) -> None:
         await schema.prepare(session, push=self.capabilities.push)
