@@ -160,6 +160,30 @@ async def test_a_server_that_hangs_is_given_up(server: MongoServer, store: Stand
     await impatient.close()
 
 
+async def test_settles_that_wait_for_a_hanging_server_are_given_up_together(
+    server: MongoServer, store: StandaloneMongoStore
+) -> None:
+    """However many wait for their turn, the last one waits no longer than the first, and the turn is free afterwards."""
+    limits = {"connect_timeout": timedelta(seconds=0.3), "command_timeout": timedelta(seconds=0.3)}
+    impatient = StandaloneMongoStore(server.url, prefix=store._prefix, **limits)
+    await impatient.open()
+    await impatient.put([schedule(str(number)) for number in range(20)])
+    outcomes = [_sent(claim) for claim in await take(impatient)]
+    await asyncio.to_thread(server.pause)
+    try:
+        begun = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(impatient.settle([one]) for one in outcomes), return_exceptions=True)
+        took = asyncio.get_running_loop().time() - begun
+    finally:
+        await asyncio.to_thread(server.resume)
+
+    assert {type(answer) for answer in answers} == {SourceConnectionError}
+    assert took < 20 * 0.3
+    await _eventually(lambda: impatient.settle(outcomes))
+    assert await impatient.page(ScheduleQuery(), limit=1) == []
+    await impatient.close()
+
+
 async def test_a_watch_goes_on_after_a_restart_or_says_that_it_was_lost() -> None:
     with _start(replica_set=True) as server:
         store = MongoStore(server.url, connect_timeout=timedelta(seconds=0.5))

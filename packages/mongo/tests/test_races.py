@@ -186,7 +186,7 @@ async def test_a_document_that_is_refused_is_not_quoted(place: Any, store: Mongo
         calls.append(lambda: store.settle([_outcome(claims[0], finished=True, runs=(run("a@1", error="s3cr3t"),))]))
 
     for call in calls:
-        with pytest.raises(SourceConnectionError, match=r"refuses a document \(121\): take the validator off") as caught:
+        with pytest.raises(SourceConnectionError, match=r"refuses a document \(error 121\): take the validator off") as caught:
             await call()
         assert "s3cr3t" not in "".join(traceback.format_exception(caught.type, caught.value, caught.tb))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
-from pymongo.errors import BulkWriteError, OperationFailure
+from pymongo.errors import BulkWriteError
 
 from taskiq_sources import source_from_url
 from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
@@ -163,16 +163,6 @@ async def test_twenty_open_empty_data_at_once_and_again(place: Any) -> None:
         await store.close()
 
 
-@pytest.mark.parametrize(("label", "ours"), [("TransientTransactionError", True), ("Other", False)])
-def test_whatever_the_server_calls_transient_is_no_bug(label: str, ours: bool) -> None:
-    """There are more such errors than can be listed; the engine tries again after ours, and says that a bug is one."""
-    details = {"errorLabels": [label], "codeName": "LockTimeout"}
-    error = connection_error("MongoDB", OperationFailure("quotes a document", 24, details))
-
-    assert isinstance(error, SourceConnectionError) is ours
-    assert ("LockTimeout" in str(error) and "document" not in str(error)) is ours
-
-
 def test_of_several_writes_the_worst_problem_counts_and_none_is_quoted() -> None:
     """Duplicates alone tell which there are already, and are left to whoever wrote; all else is ours, known or not."""
     duplicate, other = ({"index": 0, "code": code, "errmsg": "quotes a document"} for code in (11_000, 17_419))
@@ -181,4 +171,5 @@ def test_of_several_writes_the_worst_problem_counts_and_none_is_quoted() -> None
     )
 
     assert connection_error("MongoDB", only_known) is only_known
-    assert repr(connection_error("MongoDB", worse)) == "SourceConnectionError('MongoDB refuses to write (error 17419)')"
+    assert isinstance(named := connection_error("MongoDB", worse), SourceConnectionError)
+    assert str(named) == "MongoDB cannot be used now (error 17419): try again, and look at its log"

@@ -98,9 +98,9 @@ async def test_who_is_alive_is_left_to_settle(
     attempts = []
     attempt = store._session._attempt
 
-    async def counted(work: Any) -> Any:
-        attempts.append(work)
-        return await attempt(work)
+    async def counted(*arguments: Any) -> Any:
+        attempts.append(arguments)
+        return await attempt(*arguments)
 
     async def claim_a() -> None:
         assert [claim.schedule.id for claim in await take(other)] == ["a"]

@@ -73,6 +73,8 @@ class Place:
         with connect(self.url) as client:
             for keys in Shards(self.prefix, self.shards).keys:
                 client.delete(*keys)
+            for node in client.get_nodes() if self.shards > 1 else []:  # which a Cluster's client does not close with itself
+                node.redis_connection.connection_pool.disconnect()
 
     def _arguments(self) -> dict[str, Any]:
         url = self.url.replace("redis://", "redis+cluster://") if self.shards > 1 else self.url

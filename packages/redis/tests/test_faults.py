@@ -15,9 +15,9 @@ import pytest
 from redis.asyncio import BlockingConnectionPool, Redis
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources.models import RunQuery
+from taskiq_sources.models import RunQuery, ScheduleChanges
 from taskiq_sources_conformance.build import LEASE, NOW, at, listed, outcome, put_and_take, read, recorded, run, schedule, take
-from taskiq_sources_conformance.servers import RedisServer, ServerUnavailable, start_redis
+from taskiq_sources_conformance.servers import RedisServer, ServerUnavailable, start_redis, start_valkey
 from taskiq_sources_redis import RedisStore
 
 pytestmark = pytest.mark.anyio
@@ -40,9 +40,9 @@ async def until(condition: Callable[[], object]) -> None:
     pytest.fail("it did not happen in time")
 
 
-def start_or_skip(**arguments: Any) -> RedisServer:
+def start_or_skip(start: Callable[..., RedisServer] = start_redis, **arguments: Any) -> RedisServer:
     try:
-        return start_redis(**arguments)
+        return start(**arguments)
     except ServerUnavailable as error:
         pytest.skip(f"no redis server: {error}")
 
@@ -208,6 +208,21 @@ async def test_a_full_memory_takes_no_schedules_but_goes_on_sending(server: Redi
         assert await recorded(store) == ["a@1"]
 
 
+@pytest.mark.parametrize("start", [start_redis, start_valkey])
+async def test_a_full_memory_lets_go_on_what_was_paused_meanwhile(start: Callable[[], RedisServer]) -> None:
+    """Such a schedule is in no set that it is taken from first: what is written to it must not be the first thing that is."""
+    with start_or_skip(start) as server:
+        async with opened(server.url) as store:
+            claim = await put_and_take(store)
+            await store.update("a", ScheduleChanges(paused=True, updated_at=NOW))
+            server.command("CONFIG", "SET", "maxmemory", "1")
+            assert await store.renew([claim], until=at(60)) == {"a"}
+            assert await store.settle([outcome(claim, runs=(run(),))]) == frozenset()
+            assert await recorded(store) == ["a@1"]
+            with pytest.raises(SourceConnectionError, match="noeviction"):
+                await store.update("a", ScheduleChanges(paused=True, updated_at=NOW))
+
+
 async def test_keys_of_another_kind_are_not_touched(server: RedisServer) -> None:
     async with opened(server.url, prefix="mine") as store:
         server.command("SET", "{mine:0}:state", "something else")
@@ -361,6 +376,42 @@ async def test_an_exhausted_pool_says_so(server: RedisServer) -> None:
         assert await store.get(["a"]) == {}
     await client.aclose()
     await client.connection_pool.disconnect()
+
+
+async def test_who_waits_for_a_hanging_server_waits_as_long_as_the_first(server: RedisServer) -> None:
+    """However many calls there are: those that have not begun when the first are given up are given up too, and take no turn."""
+    store = RedisStore(f"{server.url}?max_connections=2", timeout=timedelta(seconds=0.3))
+    await store.open()
+    server.pause()
+    try:
+        begun = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(store.get(["a"]) for _ in range(20)), return_exceptions=True)
+        took = asyncio.get_running_loop().time() - begun
+    finally:
+        server.resume()
+
+    assert {type(answer) for answer in answers} == {SourceConnectionError}
+    assert sum("calls before this one" in str(answer) for answer in answers) >= 20 - 2 * 2
+    assert took < 5 * 0.3
+    assert await asyncio.gather(*(store.get(["a"]) for _ in range(20))) == [{}] * 20
+    await store.close()
+
+
+async def test_calls_that_are_cancelled_give_their_turns_back(server: RedisServer) -> None:
+    """Wherever they are cut short: waiting, at the moment when it is their turn, or under way."""
+    store = RedisStore(f"{server.url}?max_connections=2", timeout=timedelta(seconds=0.3))
+    await store.open()
+    for turns in range(60):
+        calls = [asyncio.ensure_future(store.get(["a"])) for _ in range(6)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for call in calls[turns % 3 :: 2]:
+            call.cancel()
+        await asyncio.wait(calls)
+
+    assert store._session._calls._value == 2
+    assert await asyncio.gather(*(store.get(["a"]) for _ in range(20))) == [{}] * 20
+    await store.close()
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

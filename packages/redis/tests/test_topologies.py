@@ -238,3 +238,38 @@ async def test_an_injected_cluster_stays_open(cluster: ClusterServers, prefix: s
 
     assert await client.ping()
     await client.aclose()
+
+
+@pytest.mark.parametrize("injected", [False, True])
+async def test_no_more_calls_are_made_at_once_than_a_client_has_connections(
+    cluster: ClusterServers, prefix: str, injected: bool
+) -> None:
+    """Others wait, as on one server; whether it is many callers or many shards that there are."""
+    client = RedisCluster.from_url(cluster.url, max_connections=2) if injected else None
+    url = None if injected else f"{url_of(cluster)}?max_connections=2"
+    store = RedisStore(url, client=client, prefix=prefix, shards=16, timeout=TIMEOUT)
+    await store.open()
+    ids = [f"{number:02}" for number in range(50)]
+    await store.put([schedule(schedule_id) for schedule_id in ids])
+
+    assert [list(found) for found in await asyncio.gather(*(store.get(["01"]) for _ in range(20)))] == [["01"]] * 20
+    assert [claim.schedule.id for claim in await take(store)] == ids
+    assert await listed(store) == ids
+    await store.close()
+    if client is not None:
+        await client.aclose()
+
+
+async def test_connections_of_a_cluster_that_others_have_taken_are_named(cluster: ClusterServers, prefix: str) -> None:
+    client = RedisCluster.from_url(cluster.url, max_connections=1)
+    store = RedisStore(client=client, prefix=prefix)
+    await store.open()
+    node = client.get_node_from_key(store._shards.keys[0][0])
+    taken = node.acquire_connection()
+    with pytest.raises(SourceConnectionError, match="raise max_connections"):
+        await store.get(["a"])
+    node._free.append(taken)
+
+    assert await store.get(["a"]) == {}
+    await store.close()
+    await client.aclose()

@@ -125,15 +125,17 @@ class Database(Calls):
         owned: Whether `close` closes the client.
         name: The name of the database.
         prefix: How the names of the collections begin.
+        timeout: How long a transaction may wait for others.
     """
 
-    def __init__(self, where: str, client: Client, *, owned: bool, name: str, prefix: str) -> None:
+    def __init__(self, where: str, client: Client, *, owned: bool, name: str, prefix: str, timeout: timedelta) -> None:
         self.where = where
         self._client = client
         self._owned = owned
         self._listeners = Listeners()
         self._session: Any = None
         self._turn = asyncio.Lock()  # a session has one transaction at a time
+        self._timeout = timeout.total_seconds()
         self._database = client.get_database(name, _NAIVE, ReadPreference.PRIMARY, _DURABLE)
         self.schedules = self._database[f"{prefix}schedules"]
         self.runs = self._database[f"{prefix}runs"]
@@ -187,7 +189,8 @@ class Database(Calls):
             SourceConnectionError: As for `call`. What was not done is not done in part.
             BulkWriteError: As for `call`.
         """
-        return await self._done(partial(self._attempt, work), repeat=True)
+        until = asyncio.get_running_loop().time() + self._timeout
+        return await self._done(partial(self._attempt, work, until), repeat=True)
 
     async def _done(self, attempt: Callable[[], Awaitable[T]], *, repeat: bool) -> T:
         """Make attempts, in a task of its own.
@@ -206,9 +209,15 @@ class Database(Calls):
             # What the server says may quote the whole command.
             raise connection_error(self.where, error) from (error if is_lost_connection(error) else None)
 
-    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], until: float) -> T:
         session = self._session
-        async with self._turn:
+        # Not for ever: those before us may wait for a server that hangs. And not by `asyncio.wait_for`, which may lose the turn,
+        # or a cancellation, that comes with the other.
+        turn = asyncio.ensure_future(self._turn.acquire())
+        try:
+            if not (await asyncio.wait({turn}, timeout=max(0, until - asyncio.get_running_loop().time())))[0]:
+                problem = "cannot be used now: the settles before this one have not ended in time; try again"
+                raise SourceConnectionError(f"{self.where} {problem}")
             await answer(session.start_transaction(ReadConcern("local"), _DURABLE, ReadPreference.PRIMARY))
             try:
                 result = await work(Transaction(self, session))
@@ -216,6 +225,9 @@ class Database(Calls):
                 await session.abort_transaction()
                 raise
             await self._commit(session)
+        finally:
+            if not turn.cancel():
+                self._turn.release()
         return result
 
     async def _commit(self, session: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from pymongo import errors
 
@@ -38,32 +39,29 @@ def connection_error(where: str, error: errors.PyMongoError) -> Exception:
         where: How to name the database.
         error: What was raised.
     """
+    problem: str | None
     if isinstance(error, errors.BulkWriteError):
         problems = [*error.details["writeErrors"], *error.details["writeConcernErrors"]]
         worst = next((problem for problem in problems if problem["code"] != _DUPLICATE_KEY), None)
         if worst is None:
             return error
-        # Its text quotes documents.
-        told = Advice.load(__package__).of(str(worst["code"])) or "refuses to write (error {})"
-        problem = told.format(worst.get("codeName", worst["code"]))
+        problem = _advice(worst["code"], worst.get("errmsg"), worst) or f"refuses to write (error {worst['code']})"
     elif isinstance(error, errors.WaitQueueTimeoutError):
         problem = "no connection of the pool was free in time: make it larger (maxPoolSize)"
     elif isinstance(error, errors.ConnectionFailure):
         # The driver goes on with its settings and a dump of what it knows of the servers.
         reason = str(error).partition(", Timeout:")[0].partition(" (configured timeouts")[0]
         problem = f"cannot be reached: {shorten(reason)}; check host and port, and that the server runs"
-    elif isinstance(error, errors.OperationFailure) and (advice := Advice.load(__package__).of(str(error.code))):
-        # The whole message quotes the command, and with it what users stored.
-        problem = advice.format(_name(error))
-    elif error.has_error_label("TransientTransactionError"):
-        problem = f"cannot be used now ({_name(error)}): try again"
-    elif isinstance(error, (errors.ConfigurationError, errors.InvalidOperation)):
+    elif isinstance(error, errors.OperationFailure):
+        problem = _advice(error.code, error, error.details or {})
+    elif isinstance(error, (errors.ConfigurationError, errors.InvalidOperation, errors.ProtocolError)):
         problem = f"cannot be used: {shorten(str(error))}"
     else:
-        return error
-    return SourceConnectionError(f"{where} {problem}")
+        problem = None
+    return error if problem is None else SourceConnectionError(f"{where} {problem}")
 
 
-def _name(error: errors.PyMongoError) -> str:
-    details = getattr(error, "details", None) or {}
-    return str(details.get("codeName", getattr(error, "code", None)))
+def _advice(code: object, text: object, details: Mapping[str, Any]) -> str | None:
+    """Return what there is to say of a server's error. Its own text quotes the command, and with it what users stored."""
+    advice = Advice.load(__package__).of(f"{code} {text}")
+    return advice and advice.format(details.get("codeName", f"error {code}"))

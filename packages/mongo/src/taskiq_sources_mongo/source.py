@@ -25,7 +25,8 @@ class MongoScheduleSource(ScheduleSource):
             cluster) has and a single server has not; without it schedulers poll. None: if the URL or the client speaks of a
             replica set, that is by the scheme ``mongodb+srv``, the option ``replicaSet``, several hosts, or being connected.
         connect_timeout: How long finding and connecting to a server may take; ``serverSelectionTimeoutMS`` in the URL goes first.
-        command_timeout: How long an answer may take; ``socketTimeoutMS`` in the URL goes first.
+        command_timeout: How long an answer may take, where ``socketTimeoutMS`` in the URL goes first; and how long outcomes may
+            wait until others of this source are recorded.
         **options: As for `ScheduleSource`.
 
     Raises:

@@ -47,6 +47,9 @@ _MOST_IDS = 5_000
 #: How many schedules are claimed or settled, and how many history rows written, in one statement.
 _BATCH = 1_000
 
+#: So much is written in one settle: a message holds twice that, and a transaction must fit into a part of the server's cache.
+_BATCH_BYTES = 8 * 1024 * 1024
+
 _PRUNE_BATCH = 5_000
 
 
@@ -63,7 +66,7 @@ class MongoStore(SessionStore[Database]):
         database: Name of the database; None for the one in the URL, or ``taskiq``.
         prefix: How the names of the collections begin, so that several stores can share a database.
         connect_timeout: How long finding and connecting to a server may take. An injected client has its own bounds.
-        command_timeout: How long an answer may take, and for how long is waited for a free connection.
+        command_timeout: How long an answer may take, and for how long is waited for a free connection, or for settles before one.
 
     Raises:
         ScheduleValidationError: An argument is not valid.
@@ -98,6 +101,7 @@ class MongoStore(SessionStore[Database]):
         self._client = client
         self._name = name
         self._prefix = prefix
+        self._command_timeout = command_timeout
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._where}, collections {self._prefix}*)"
@@ -106,7 +110,8 @@ class MongoStore(SessionStore[Database]):
 
     def _begin(self) -> Database:
         client = self._connect() if self._client is None else self._client
-        return Database(self._where, client, owned=self._client is None, name=self._name, prefix=self._prefix)
+        options: Document = {"name": self._name, "prefix": self._prefix, "timeout": self._command_timeout}
+        return Database(self._where, client, owned=self._client is None, **options)
 
     async def _prepare(self, session: Database) -> None:
         await schema.prepare(session, push=self.capabilities.push)
@@ -233,7 +238,7 @@ class MongoStore(SessionStore[Database]):
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         database = self._session
         lost: set[str] = set()
-        for some in portions(outcomes, _BATCH, lambda outcome: max(1, len(outcome.runs))):
+        for some in portions(outcomes, _BATCH_BYTES, _weight):
             lost |= await settle(database, some)
         return frozenset(lost)
 
@@ -269,6 +274,12 @@ class MongoStore(SessionStore[Database]):
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.changes()
+
+
+def _weight(outcome: Outcome) -> int:
+    """Return how many bytes an outcome has the server write: of the document too, which it writes anew; a row counts as many."""
+    texts = [outcome.claim.schedule.document, outcome.last_error, *(run.error for run in outcome.runs)]
+    return max(sum(len(text.encode()) for text in texts if text), max(1, len(outcome.runs)) * _BATCH_BYTES // _BATCH)
 
 
 class StandaloneMongoStore(MongoStore):

@@ -27,9 +27,8 @@ _run_row = itemgetter(*map(("occurrence_id", *_RUN).index, RUN_COLUMNS))
 _state_of: Callable[[StoredSchedule], tuple[Any, ...]] = attrgetter(*_PROGRESS, *_DEFINITION)
 _result_of: Callable[[Outcome], tuple[Any, ...]] = attrgetter("finished", "release", *_PROGRESS)
 _run_of: Callable[[Run], tuple[Any, ...]] = attrgetter(*_RUN)
-_encode = json.JSONEncoder(
-    ensure_ascii=False, separators=(",\n", ":"), default=to_ms, check_circular=False
-).encode  # instants are milliseconds
+# Instants are milliseconds.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",\n", ":"), default=to_ms, check_circular=False).encode
 
 
 def pack(*values: object) -> bytes:

@@ -55,7 +55,7 @@ class Server:
     Args:
         url: In one of the five forms.
         client: The driver's client, if there is no URL.
-        timeout: How long to wait for a connection, and for an answer; for clients made from a URL.
+        timeout: How long to wait for other calls; and with clients made from a URL, for a connection, and for an answer.
         options: Keyword arguments of the client; they go before ours, and the URL's go before them.
 
     Raises:
@@ -68,8 +68,10 @@ class Server:
         self.where = _address_of(client) if url is None else redact_url(url)
         self._listeners = Listeners()
         self._is_cluster = isinstance(self.client, redis.asyncio.RedisCluster)
-        most = 0 if self._is_cluster else self.client.connection_pool.max_connections
-        self._calls = asyncio.Semaphore(min(most or _MOST_CALLS, _MOST_CALLS))
+        # A Cluster's client has so many connections to each node, of which all calls at once may need the same.
+        pool = self.client.connection_kwargs if self._is_cluster else vars(self.client.connection_pool)
+        self._calls = asyncio.Semaphore(min(pool["max_connections"] or _MOST_CALLS, _MOST_CALLS))
+        self._timeout = timeout.total_seconds()
 
     async def close(self) -> None:
         """End all subscriptions, and close the client if it is ours."""
@@ -85,12 +87,20 @@ class Server:
         """
         text, sha = load_script(script)
         ask = self._ask_cluster if self._is_cluster else self._ask_server
-        async with self._calls:
-            with self.named_errors():
+        with self.named_errors():
+            has_turn = not self._calls.locked() and await self._calls.acquire()
+            # Not by `asyncio.wait_for`, which may lose a turn, or a cancellation, that comes with the other.
+            turn = None if has_turn else asyncio.ensure_future(self._calls.acquire())
+            try:
+                if turn and not (await asyncio.wait({turn}, timeout=self._timeout))[0]:
+                    raise redis.TimeoutError("the calls before this one have not ended in time")
                 try:
                     return await ask(keys[0], "EVALSHA", sha, len(keys), *keys, *arguments)
                 except redis.exceptions.NoScriptError:
                     return await ask(keys[0], "EVAL", text, len(keys), *keys, *arguments)
+            finally:
+                if not (turn and turn.cancel()):
+                    self._calls.release()
 
     async def _ask_cluster(self, key: bytes, *words: Any) -> Any:
         """Send a command to where `key` is, once, and return the answer with texts as bytes."""
@@ -140,13 +150,12 @@ class Server:
             yield
         except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             said = f"{classes_of(error)} {error}"
-            Advice.load("taskiq_sources_redis").raise_named(f"Redis at {self.where}", error, said, cause=None)
+            Advice.load(__package__).raise_named(f"Redis at {self.where}", error, said, cause=None)
 
 
 def _own_connection(source: Any) -> Any:
     """Return a connection like those of a pool or a node, but without retries, and without checks that would read beside us."""
-    own = {"retry": Retry(NoBackoff(), 0), "health_check_interval": 0}
-    return source.connection_class(**{**source.connection_kwargs, **own})
+    return source.connection_class(**{**source.connection_kwargs, "retry": Retry(NoBackoff(), 0), "health_check_interval": 0})
 
 
 async def _messages(connection: Any) -> AsyncIterator[object]:

@@ -37,10 +37,10 @@ class Shards:
         #: Where changes are told.
         self.channel = f"{{{tag}:0}}:changes".encode()
 
-    def places(self, parts: Iterable[Part] | None = None) -> list[Place]:
-        """Sort the parts by shard, and cut what goes to each into batches that are small enough; of None, name all shards."""
+    def places(self, parts: Iterable[Part] | None = None, *, told: bytes = b"") -> list[Place]:
+        """Sort the parts by shard, and cut what goes to each into batches that are small enough; of None, tell `told` to all."""
         if parts is None:
-            return [(keys, b"") for keys in self.keys]
+            return [(keys, told) for keys in self.keys]
         by_shard: defaultdict[Keys, list[bytes]] = defaultdict(list)
         for part in parts:
             by_shard[self.keys[zlib.crc32(part[0]) % len(self.keys)]].append(join(part))

@@ -29,7 +29,8 @@ class RedisScheduleSource(ScheduleSource):
         client: Instead of a URL, a `redis.asyncio.Redis` or `redis.asyncio.RedisCluster` of yours. It is not closed.
         prefix: Names the schedules: sources with different prefixes do not see each other. Any text.
         shards: Over how many slots of a Cluster the schedules are spread. Cannot be changed while there are schedules.
-        timeout: How long to wait for a connection and for an answer; for clients made from a URL.
+        timeout: How long to wait for other calls of this source; and with clients made from a URL, for a connection, and for an
+            answer.
         client_options: Further keyword arguments of the client, such as ``ssl_ca_certs``, ``username``, ``sentinel_kwargs``.
         **options: As for `ScheduleSource`.
 

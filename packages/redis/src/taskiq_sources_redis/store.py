@@ -20,6 +20,7 @@ from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources_redis import records
+from taskiq_sources_redis.records import Part
 from taskiq_sources_redis.server import Server
 from taskiq_sources_redis.shards import BATCH, Keys, Place, Shards
 
@@ -81,10 +82,11 @@ class RedisStore(SessionStore[Server]):
         return _ids(await self._run("put", self._shards.channel, int(replace), parts=records.pack_schedules(schedules)))
 
     async def get(self, ids: Collection[str]) -> dict[str, StoredSchedule]:
-        return {one.id: one for one in records.unpack_schedules(await self._run("get", parts=_each(ids)))}
+        return {one.id: one for one in records.unpack_schedules(await self._list("get", self._shards.places(_each(ids))))}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
-        found = records.unpack_schedules(await self._list("page", query, (after or "").encode(), limit))
+        start = (after or "").encode()
+        found = records.unpack_schedules(await self._list("page", self._shards.places(told=start), limit, query))
         return sorted(found, key=attrgetter("id"))[:limit]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
@@ -118,12 +120,12 @@ class RedisStore(SessionStore[Server]):
         chosen: list[Place] = []
         while (wanted := min(limit - len(taken), BATCH)) > 0:
             before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
-            answers = await together([self._session.run("claim", keys, *window, wanted, *mark, given) for keys, given in chosen])
+            answers = await self._run("claim", *window, wanted, *mark, places=chosen)
             with collector_waits():
-                more = list(records.unpack_schedules(answers))
+                more = list(records.unpack_schedules(answer[1:] for answer in answers))
             taken += more
             # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
-            if (not more and chosen == before) or not chosen or (len(places) == 1 and len(more) < wanted):
+            if (not more and chosen == before) or not chosen or (len(places) == 1 and len(more) < wanted and not answers[0][0]):
                 break
         if len(places) > 1 or ids is not None:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))
@@ -132,7 +134,7 @@ class RedisStore(SessionStore[Server]):
 
     async def _oldest(self, places: Sequence[Place], window: tuple[int, int], limit: int) -> list[Place]:
         """Return the oldest of what may be claimed in several places."""
-        offers = await together([self._session.run("claim", keys, *window, limit, b"", b"", given) for keys, given in places])
+        offers = await self._run("claim", *window, limit, b"", b"", places=places)
         return self._shards.places([(schedule_id,) for _, schedule_id in sorted(chain(*offers))[:limit]])
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
@@ -150,7 +152,7 @@ class RedisStore(SessionStore[Server]):
 
     async def runs(self, query: RunQuery, *, after: Run | None = None, limit: int) -> list[Run]:
         start = b"" if after is None else b"%d %b" % (to_ms(after.recorded_at), after.occurrence_id.encode())
-        found = records.unpack_runs(await self._list("runs", query, start, limit))
+        found = records.unpack_runs(await self._list("runs", self._shards.places(told=start), limit, query))
         return sorted(found, key=attrgetter("recorded_at", "occurrence_id"), reverse=True)[:limit]
 
     async def prune_runs(self, *, before: datetime, keep: int) -> int:
@@ -171,30 +173,30 @@ class RedisStore(SessionStore[Server]):
 
     # -- over all shards -----------------------------------------------------------------------------------------------------
 
-    async def _run(self, script: str, *arguments: Any, parts: Iterable[records.Part] | None = None) -> list[Any]:
-        """Run a script in every shard, or where those schedules are of which it is told something; return the answers."""
-        session, places = self._session, self._shards.places(parts)
+    async def _run(self, script: str, *arguments: Any, parts: Iterable[Part] | None = None, places: Any = None) -> list[Any]:
+        """Run a script in some places, else where those schedules are of which it is told something; return the answers."""
+        session, places = self._session, self._shards.places(parts) if places is None else places
         return await together((session.run(script, keys, *arguments, given) for keys, given in places), at_once=_MOST_PLACES)
 
-    async def _list(self, script: str, query: ScheduleQuery | RunQuery, start: bytes, limit: int) -> list[Any]:
-        """Return the answers of a script that lists up to `limit` in each shard. It says where to go on if it stopped before."""
+    async def _list(self, script: str, places: Iterable[Place], limit: int = 0, query: Any = None) -> list[Any]:
+        """Return the answers of a script that lists up to `limit` in each place. It says where to go on if it stopped before."""
         session = self._session
-        filters = [records.pack(value) for value in astuple(query)]
+        filters = [records.pack(value) for value in astuple(query)] if query else []
 
-        async def of_shard(keys: Keys) -> list[Any]:
+        async def of_place(keys: Keys, position: bytes) -> list[Any]:
             answers: list[Any] = []
-            position, wanted = start, limit
+            wanted = limit
             while position or not answers:
                 position, wanted, *answer = await session.run(script, keys, position, wanted, *filters)
                 answers.append(answer)
             return answers
 
-        return list(chain(*await together([of_shard(keys) for keys in self._shards.keys])))
+        return list(chain(*await together((of_place(*place) for place in places), at_once=_MOST_PLACES)))
 
 
 def _ids(answers: Iterable[list[bytes]]) -> frozenset[str]:
     return frozenset(schedule_id.decode() for answer in answers for schedule_id in answer)
 
 
-def _each(ids: Iterable[str]) -> Iterator[records.Part]:
+def _each(ids: Iterable[str]) -> Iterator[Part]:
     return ((schedule_id.encode(),) for schedule_id in ids)

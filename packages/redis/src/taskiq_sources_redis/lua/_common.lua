@@ -12,6 +12,8 @@ local RUNS_INDEX = KEYS[10] -- sorted set of equal scores: kind .. time .. occur
 local META = KEYS[11]       -- hash: version of this layout, number of shards
 
 local SEPARATOR = "\255"    -- between the parts of a list: no UTF-8 text has this byte
+local MOST_BYTES = 4194304  -- of documents in an answer: Redis makes it, and sends it, in some milliseconds
+local FEW = 16              -- documents that are read at once
 local CHUNK = 1000          -- most members that one command is given: Lua passes at most some 8,000 arguments
 
 local byte, find, match, sub = string.byte, string.find, string.match, string.sub -- looked up once, for they are used most
@@ -109,19 +111,33 @@ local function split(packed)
   return parts
 end
 
-local function joined(parts)
-  return table.concat(parts, SEPARATOR)
+-- In one text, the first so many or all of them; and the same of records.
+local function joined(parts, number)
+  return table.concat(parts, SEPARATOR, 1, number)
 end
 
-local function json_of(records)
-  return #records == 0 and "[]" or "[[" .. table.concat(records, "],[") .. "]]"
+local function json_of(records, number)
+  return #records == 0 and "[]" or "[[" .. table.concat(records, "],[", 1, number) .. "]]"
 end
 
--- What the caller makes schedules of: ids, records, documents.
-local function reply_of(ids, records)
-  local documents = values_of(DOCUMENTS, ids)
-  for i = 1, #ids do documents[i] = documents[i] or "" end
-  return { joined(ids), json_of(records), joined(documents) }
+-- Documents of the first of `ids`: as many as fit into an answer, but one at least; "" where there is none. They are read a few at
+-- a time, because Lua holds all that is read, however little of it goes out.
+local function documents_of(ids)
+  local documents, bytes = {}, 0
+  for first = 1, #ids, FEW do
+    for i, document in ipairs(redis.call("HMGET", DOCUMENTS, unpack(ids, first, math.min(first + FEW - 1, #ids)))) do
+      document = document or ""
+      bytes = bytes + #document
+      if bytes > MOST_BYTES and #documents > 0 then return documents end
+      documents[first + i - 1] = document
+    end
+  end
+  return documents
+end
+
+-- What the caller makes schedules of: ids, records, documents; of as many as there are documents.
+local function reply_of(ids, records, documents)
+  return { joined(ids, #documents), json_of(records, #documents), joined(documents) }
 end
 
 -- -- writing: what is to be done is collected, and done by commit(), in one command for each kind and key ------------------------
@@ -177,6 +193,13 @@ local function commit()
       end
     end
   end
+end
+
+-- For settles and renewals of what is in no set that they take it from, such as what was paused meanwhile: takes away what is not
+-- there, so that commit() is not refused when the memory is full.
+local function write_in_any_case()
+  redis.call("HDEL", META, "")
+  commit()
 end
 
 -- Members of INDEX: t of a task, o of an owner, p paused, q quarantined. A name is in quotes, so none is the beginning of another.

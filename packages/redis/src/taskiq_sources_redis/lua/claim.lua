@@ -1,6 +1,6 @@
 -- Takes what may be claimed, the oldest first. ARGV: now, now + early, limit; lease_until, and the lease as the beginning of a
--- record; the ids, or "" for all. Returns ids, records, documents. If the lease is "", it takes nothing, and returns next_run_at and
--- id of each.
+-- record; the ids, or "" for all. Returns 1 if it has stopped before, because the answer is large enough; and ids, records, documents.
+-- If the lease is "", it takes nothing, and returns next_run_at and id of each.
 local now, due_by, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local lease_until, lease, packed_ids = ARGV[4], ARGV[5], ARGV[6]
 
@@ -74,9 +74,10 @@ if lease == "" then
 end
 
 local PIECES = "^[^\n]+,\n[^\n]+,\n[^\n]+,\n()%a+,\n%d+,\n%d+,\n()(%d+)()"
-if packed_ids == "" and #ids > 0 then redis.call("ZREMRANGEBYRANK", DUE, 0, #ids - 1) end
-for i, id in ipairs(ids) do
-  local record = records[i]
+local documents = documents_of(ids)
+if packed_ids == "" and #ids > 0 then redis.call("ZREMRANGEBYRANK", DUE, 0, #documents - 1) end
+for i = 1, #documents do
+  local id, record = ids[i], records[i]
   if packed_ids ~= "" then remove("ZREM", lease_until_of(record) and LEASED or DUE, id) end
   local definition, progress, attempt, rest = match(record, PIECES)
   records[i] = lease .. sub(record, definition, progress - 1) .. increased(attempt) .. sub(record, rest)
@@ -84,4 +85,4 @@ for i, id in ipairs(ids) do
   write("HSET", STATE, id, records[i])
 end
 commit()
-return reply_of(ids, records)
+return { #documents < #ids and 1 or 0, unpack(reply_of(ids, records, documents)) }

@@ -1,7 +1,7 @@
 -- Lists schedules in the order of ids. ARGV: after or "", limit; task, paused, quarantined, owner, due_before, each "null" for any.
 -- Of the lists that hold all that match, the shortest is read. Returns the id to go on after, how many more to ask for there, and
 -- ids, records, documents of what matches. A call looks at a bounded number of schedules, so that others get their turn: the id is
--- "" if it has found as many as it should, or come to the end.
+-- "" if it has found as many as it should, or come to the end. It also stops where the answer is large enough.
 local after, limit, task, paused, quarantined, owner = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local due_before = tonumber(ARGV[7])
 local MOST_EXAMINED = 5000
@@ -83,4 +83,6 @@ end
 local due = due_before and redis.call("ZCOUNT", DUE, "-inf", "(" .. ARGV[7]) + redis.call("ZCARD", LEASED)
   + redis.call("ZCOUNT", PARKED, "-inf", "(" .. ARGV[7])
 if due and due <= MOST_DUE and due < shortest then read_due() else read_index() end
-return { go_on_after, limit - #ids, unpack(reply_of(ids, records)) }
+local documents = documents_of(ids)
+if #documents < #ids then go_on_after = ids[#documents] end
+return { go_on_after, limit - #documents, unpack(reply_of(ids, records, documents)) }

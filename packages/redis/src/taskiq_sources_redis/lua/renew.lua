@@ -12,5 +12,5 @@ for i, record in ipairs(values_of(STATE, ids)) do
     change(ids[i], record, tokens[i] .. ",\n" .. ARGV[1] .. sub(record, rest), true)
   end
 end
-commit()
+write_in_any_case()
 return renewed

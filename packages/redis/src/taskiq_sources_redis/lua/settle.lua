@@ -52,5 +52,5 @@ for i, old in ipairs(values_of(RUNS, row_ids)) do
   each_member_of_run(id, rows[id], index_run)
   write("HSET", RUNS, id, rows[id])
 end
-commit()
+write_in_any_case()
 return lost

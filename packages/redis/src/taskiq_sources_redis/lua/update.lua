@@ -24,4 +24,4 @@ end
 local after = encode(r)
 change(id, before, after, true)
 commit()
-return { found, unpack(reply_of({ id }, { after })) }
+return { found, unpack(reply_of({ id }, { after }, documents_of({ id }))) }
