@@ -1,4 +1,4 @@
-"""The circuit breaker: what many schedules say of the broker, and what one says of itself."""
+"""The circuit breaker: what failures say of the broker, and what they say of single schedules."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ def breaker_of(time: Time, threshold: int = 6) -> Breaker:
     return Breaker(threshold, timedelta(seconds=1), timedelta(seconds=3), lambda: time.now)
 
 
-def fail(breaker: Breaker, number: int, *, is_retry: bool = False) -> list[bool]:
-    return [breaker.failed(str(index), is_retry=is_retry) for index in range(number)]
+def fail(breaker: Breaker, number: int) -> list[bool]:
+    return [breaker.failed(str(index)) for index in range(number)]
 
 
-def test_it_opens_when_one_schedule_after_another_fails() -> None:
-    time = Time()
-    breaker = breaker_of(time)
+def test_it_opens_after_failures_in_a_row() -> None:
+    breaker = breaker_of(Time())
 
     assert fail(breaker, 6) == [False] * 5 + [True]
     assert (breaker.state, breaker.remaining) == ("open", 1.0)
 
 
-def test_one_schedule_alone_does_not_open_it() -> None:
+def test_it_opens_where_there_are_few_schedules_too() -> None:
     breaker = breaker_of(Time())
 
-    assert not any(breaker.failed("bad", is_retry=True) for _ in range(100))
-    assert (breaker.state, breaker.failing) == ("closed", 1)
+    assert [breaker.failed("only") for _ in range(6)] == [False] * 5 + [True]
 
 
 def test_a_send_that_succeeds_closes_it() -> None:
@@ -41,10 +39,10 @@ def test_a_send_that_succeeds_closes_it() -> None:
     fail(breaker, 6)
     time.now += 1
     assert breaker.state == "half_open"
-    breaker.succeeded()
+    breaker.succeeded("another")
 
-    assert (breaker.state, breaker.failing) == ("closed", 0)
-    assert fail(breaker, 5) == [False] * 5
+    assert breaker.state == "closed"
+    assert [breaker.failed(f"new-{index}") for index in range(5)] == [False] * 5
 
 
 def test_a_few_are_tried_and_the_pause_grows_when_all_fail() -> None:
@@ -60,22 +58,23 @@ def test_a_few_are_tried_and_the_pause_grows_when_all_fail() -> None:
     assert pauses == [2.0, 3.0, 3.0]
 
 
-def test_what_has_failed_before_does_not_make_the_pause_grow() -> None:
-    """Else a few that always fail would keep it open for the others."""
-    time = Time()
-    breaker = breaker_of(time)
-    fail(breaker, 6)
-    time.now += 1
+def test_what_failed_before_the_broker_took_something_else_says_nothing_of_it() -> None:
+    """Until it is sent: then it is like any other."""
+    breaker = breaker_of(Time())
+    breaker.failed("bad")
+    breaker.succeeded("good")
 
-    assert fail(breaker, breaker.trials, is_retry=True) == [False, True]
-    assert breaker.remaining == 1.0
+    assert not any(breaker.failed("bad") for _ in range(100))
+    assert (breaker.state, breaker.failing) == ("closed", 1)
+    breaker.succeeded("bad")
+    assert breaker.failing == 0
+    assert [breaker.failed("bad") for _ in range(6)][-1]
 
 
 def test_what_fails_while_it_is_open_says_nothing() -> None:
     """It was under way before."""
-    time = Time()
-    breaker = breaker_of(time)
+    breaker = breaker_of(Time())
     fail(breaker, 6)
 
-    assert not breaker.failed("another", is_retry=False)
-    assert (breaker.remaining, breaker.failing) == (1.0, 0)
+    assert not breaker.failed("another")
+    assert (breaker.remaining, breaker.failing) == (1.0, 6)

@@ -66,17 +66,29 @@ async def test_a_long_round_trip_is_measured_again() -> None:
 
 
 async def test_a_server_that_is_slow_for_a_while_does_not_set_the_clock() -> None:
-    """An earlier measurement is better than one that may be wrong by seconds."""
+    """An earlier measurement is better than one that may be wrong by a second, and nobody asks again at each call."""
     server = Server()
     clock = server.clock()
     await clock.now()
     server.monotonic += 61
-    server.round_trip, server.step = 3.0, timedelta(seconds=30)
+    server.round_trip, server.step = 3.0, timedelta(seconds=1)
 
     assert await clock.now() == SERVER + timedelta(seconds=61 + 9)
-    server.round_trip = 0.0
+    reads = server.reads
     server.monotonic += 6
-    assert await clock.now() == SERVER + timedelta(seconds=61 + 9 + 6 + 30)
+    assert await clock.now() == SERVER + timedelta(seconds=61 + 9 + 6)
+    assert server.reads == reads
+
+
+async def test_a_step_is_seen_though_the_server_is_always_slow() -> None:
+    """By more than its answer can be wrong."""
+    server = Server(round_trip=3.0)
+    clock = server.clock()
+    await clock.now()
+    server.step = timedelta(hours=1)
+    server.monotonic += 61
+
+    assert await clock.now() == SERVER + timedelta(hours=1, seconds=9 + 61 + 9)
 
 
 async def test_the_clock_is_read_once_a_minute() -> None:

@@ -515,8 +515,8 @@ async def test_claims_in_hand_do_not_wait_for_renewals(world: World, monkeypatch
         raise SourceConnectionError("the store cannot be reached")
 
     monkeypatch.setattr("taskiq_sources.dispatcher.Pace", Eager)
-    monkeypatch.setattr("taskiq_sources.dispatcher.Dispatcher._late", lambda *_: late.pop(0) if late else [])
-    monkeypatch.setattr("taskiq_sources.dispatcher.Dispatcher._renew", fail)
+    monkeypatch.setattr("taskiq_sources.dispatcher.Leases.late", lambda *_: late.pop(0) if late else [])
+    monkeypatch.setattr("taskiq_sources.dispatcher.Leases.renew", fail)
     await world.scheduler(max_concurrent_sends=10, batch_size=10)
     await asyncio.sleep(10)
 

@@ -121,9 +121,49 @@ async def test_some_that_always_fail_do_not_hold_up_the_others(world: World, bad
 
     assert len(world.broker.sent) == 5 * 61 + 2
     lags = world.broker.lags()
-    assert max(lags) < timedelta(seconds=150 if bad >= 10 else 2)
-    assert max(lags[25:]) < timedelta(seconds=5)
+    assert max(lags) < timedelta(seconds=400 if bad >= 10 else 40)
+    assert max(lags[60:]) < timedelta(seconds=5)
     assert scheduler.health().ok
+
+
+@pytest.mark.parametrize("number", [5, 60])
+async def test_an_outage_of_the_broker_is_not_worn_out_by_retries(world: World, number: int) -> None:
+    """Though all that is due has failed before: the pauses between trials grow, and few attempts are used up."""
+    down_until = START + timedelta(minutes=10)
+    world.broker.takes = 0.5
+    world.broker.fails = lambda _message: world.clock.read() < down_until
+    await world.add(number, time=START)
+    scheduler = await world.scheduler(max_attempts=15)
+    await asyncio.sleep(540)
+    health = scheduler.health().sources[0]
+    tried = len(world.broker.tried)
+    await asyncio.sleep(240)
+
+    assert tried < 2 * number + 120
+    assert health.breaker != "closed"
+    assert min(number, 10) <= health.failing <= number
+    assert sorted(world.broker.args()) == list(range(number))
+    assert scheduler.health().sources[0].failing == 0
+
+
+async def test_a_late_answer_to_a_claim_is_no_more_than_a_trial(world: World) -> None:
+    """At most once is used up by each send that is tried on a broker that is down."""
+    source = world.another_source()
+    claim = source.store.claim
+
+    async def slowly(*args: Any, **options: Any) -> list[Claim]:
+        claims = await claim(*args, **options)
+        await asyncio.sleep(1.9)
+        return claims
+
+    source.store.claim = slowly  # type: ignore[method-assign]
+    world.broker.takes = 0.1
+    world.broker.fails = lambda _message: True
+    await world.add(400, time=START, delivery="at_most_once")
+    await world.scheduler(source)
+    await asyncio.sleep(10)
+
+    assert len(world.broker.tried) < 130
 
 
 async def test_what_an_application_cancels_says_nothing_of_the_broker(world: World) -> None:
@@ -288,6 +328,133 @@ async def test_one_outcome_that_trips_a_bug_does_not_take_the_others_with_it(wor
     assert sorted(world.broker.args()) == list(range(20))
     assert len(await world.runs()) == 19
     assert scheduler.health().ok
+
+
+async def test_an_outcome_that_cannot_be_recorded_has_its_schedule_set_aside(world: World) -> None:
+    """It would be sent again at the end of each lease."""
+    source = world.another_source(lease=timedelta(seconds=9))
+    settle = source.store.settle
+
+    async def picky(outcomes: list[Outcome]) -> frozenset[str]:
+        if any(outcome.claim.schedule.id == "7" and outcome.runs for outcome in outcomes):
+            raise TypeError("a bug")
+        return await settle(outcomes)
+
+    source.store.settle = picky  # type: ignore[assignment]
+    await world.add(20, time=START)
+    await world.scheduler(source)
+    await asyncio.sleep(120)
+
+    assert sorted(world.broker.args()) == list(range(20))
+    info = await world.source.get_schedule("7")
+    assert info is not None
+    assert info.state.quarantined
+
+
+async def test_one_late_schedule_that_trips_a_bug_does_not_hold_up_the_others(world: World) -> None:
+    source = world.another_source(lease=timedelta(seconds=9))
+    settle = source.store.settle
+
+    async def picky(outcomes: list[Outcome]) -> frozenset[str]:
+        if any(outcome.claim.schedule.id == "bad" for outcome in outcomes):
+            raise TypeError("a bug")
+        return await settle(outcomes)
+
+    source.store.settle = picky  # type: ignore[assignment]
+    await world.source.add_schedule(_task("bad", cron="* * * * *", misfire="skip"))
+    await asyncio.sleep(600)
+    await world.source.add_schedules(_task(f"good-{index}", cron="* * * * *", args=[index]) for index in range(3))
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(600)
+
+    assert len(world.broker.sent) == 3 * 10
+    assert max(world.broker.lags()) < timedelta(seconds=1)
+    assert scheduler.health().ok
+
+
+async def test_a_slow_renewal_does_not_have_a_claim_begin_with_an_ended_lease(world: World) -> None:
+    """The present is asked for anew after it, or two would send what was claimed."""
+    first, second = (world.another_source(lease=timedelta(seconds=9)) for _ in range(2))
+    renew = first.store.renew
+
+    async def slowly(*args: Any, **options: Any) -> frozenset[str]:
+        await asyncio.sleep(30)
+        return await renew(*args, **options)
+
+    first.store.renew = slowly  # type: ignore[method-assign]
+    world.broker.takes = 4.0
+    await world.add(80, time=START, delivery="at_most_once")
+    for source in (first, second):
+        await world.scheduler(source, max_concurrent_sends=5, batch_size=10)
+    await asyncio.sleep(400)
+
+    assert sorted(world.broker.args()) == list(range(80))
+    assert {run.status for run in await world.runs()} <= {"sent", "unknown"}
+    assert sum(run.status == "unknown" for run in await world.runs()) < 15
+
+
+async def test_what_waits_to_be_settled_first_is_renewed(world: World) -> None:
+    """While the store fails one scheduler's settles: another would take it over, and at most once would be used up."""
+    first, second = (world.another_source(lease=timedelta(seconds=9)) for _ in range(2))
+    settle = first.store.settle
+
+    async def away(outcomes: list[Outcome]) -> frozenset[str]:
+        if world.clock.read() < START + timedelta(seconds=640):
+            raise SourceConnectionError("away")
+        return await settle(outcomes)
+
+    first.store.settle = away  # type: ignore[assignment]
+    for index in range(3):
+        await world.source.add_schedule(_task(str(index), cron="0 12 * * *", delivery="at_most_once", args=[index]))
+        await world.source.add_schedule(_task(f"m{index}", cron="* * * * *", delivery="at_most_once", args=[10 + index]))
+    await asyncio.sleep(600)
+    await world.scheduler(first)
+    await asyncio.sleep(1)
+    await world.scheduler(second)
+    await asyncio.sleep(50)
+
+    assert {run.status for run in await world.runs()} == {"sent"}
+
+
+async def test_stopping_drains_though_a_claim_hangs(world: World) -> None:
+    source = world.another_source()
+    world.broker.takes = 3.0
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(1)
+
+    async def hangs(*_args: Any, **_options: Any) -> NoReturn:
+        await asyncio.sleep(10**6)
+        raise AssertionError
+
+    source.store.claim = hangs  # type: ignore[method-assign]
+    await world.source.add_schedule(_task("more", time=world.clock.read()))
+    await asyncio.sleep(1.5)
+    await scheduler.stop()
+
+    assert sorted(world.broker.args()) == list(range(20))
+    assert [run.status for run in await world.runs()] == ["sent"] * 20
+
+
+async def test_a_watch_that_panics_costs_no_send(world: World) -> None:
+    """Nor does stopping then take the processor."""
+    source = world.another_source()
+    looks = 0
+
+    async def panics() -> AsyncIterator[None]:
+        nonlocal looks
+        looks += 1
+        raise PanicException
+        yield
+
+    source.store.watch = panics  # type: ignore[method-assign]
+    await world.add(3, time=START + timedelta(seconds=5))
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(20)
+    await scheduler.stop()
+
+    assert sorted(world.broker.args()) == [0, 1, 2]
+    assert looks < 15
 
 
 async def test_a_hiccup_of_the_store_costs_no_claims(world: World) -> None:

@@ -8,17 +8,19 @@ from typing import Literal, TypeAlias
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
+_MOST_KNOWN = 10_000  # schedules that are remembered as failing; of more, some may open the breaker once again
+
 
 class Breaker:
-    """Opens when one schedule after another fails; after a pause some are tried, which close it, or open it for longer.
+    """Opens after a number of failures in a row; after a pause a few sends are tried, which close it, or open it for longer.
 
-    What one schedule does says little of the broker: each counts once, however often it is tried again. So a few that always fail
-    neither open it for all others, nor stand in the way of those that would close it.
+    What has failed before the broker took something else fails for a reason of its own, and says nothing of the broker: so a few
+    schedules that always fail neither open it for all others, nor stand in the way of those that would close it.
 
     Args:
-        threshold: How many schedules in a row open it; a third of them are tried after a pause, and open it again.
+        threshold: How many failures in a row open it; a fifth as many are tried after a pause, and open it again.
         pause: How long it stays open the first time.
-        longest_pause: How long it stays open at most; each trial in which a send has failed that was no retry doubles the pause.
+        longest_pause: How long it stays open at most; each trial that fails doubles the pause.
         monotonic: Seconds of a clock that is never stepped.
     """
 
@@ -27,8 +29,9 @@ class Breaker:
         self._first_pause = pause.total_seconds()
         self._longest_pause = longest_pause.total_seconds()
         self._monotonic = monotonic
-        self._failing: set[str] = set()
-        self._is_news = False
+        self._failures = 0
+        self._suspects: set[str] = set()  # what has failed since the broker took something
+        self._known: set[str] = set()  # what had failed before that
         self._pause = self._first_pause
         self._open_until: float | None = None
 
@@ -42,36 +45,43 @@ class Breaker:
     @property
     def trials(self) -> int:
         """How many sends are to be tried while it is half open."""
-        return -(-self._threshold // 3)
+        return -(-self._threshold // 5)
 
     @property
     def failing(self) -> int:
-        """How many schedules have failed since the broker took a message, or since it was opened last."""
-        return len(self._failing)
+        """How many schedules have failed since they were sent last."""
+        return len(self._suspects | self._known)
 
     @property
     def remaining(self) -> float:
         """Seconds until it is half open; 0 if it is not open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._monotonic())
 
-    def succeeded(self) -> None:
-        """Take note of a send that the broker took."""
-        self._failing.clear()
-        self._is_news = False
+    def succeeded(self, schedule_id: str) -> None:
+        """Take note that the broker took a message of this schedule."""
+        if self._suspects:
+            self._known |= self._suspects
+            self._suspects.clear()
+        if self._known:
+            self._known.discard(schedule_id)
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+        self._failures = 0
         self._pause = self._first_pause
         self._open_until = None
 
-    def failed(self, schedule_id: str, *, is_retry: bool) -> bool:
+    def failed(self, schedule_id: str) -> bool:
         """Take note of a failed send of this schedule; return whether that opened the breaker."""
-        if self.state == "open":
+        state = self.state
+        if state == "open" or schedule_id in self._known:
             return False
-        self._failing.add(schedule_id)
-        self._is_news |= not is_retry
-        if len(self._failing) < (self._threshold if self._open_until is None else self.trials):
+        if len(self._suspects) < _MOST_KNOWN:
+            self._suspects.add(schedule_id)
+        self._failures += 1
+        if self._failures < (self._threshold if state == "closed" else self.trials):
             return False
-        if self._open_until is not None and self._is_news:
+        if state == "half_open":
             self._pause = min(self._pause * 2, self._longest_pause)
         self._open_until = self._monotonic() + self._pause
-        self._failing.clear()
-        self._is_news = False
+        self._failures = 0
         return True

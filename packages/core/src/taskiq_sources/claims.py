@@ -18,7 +18,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq_sources import definitions, occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
-from taskiq_sources.errors import ScheduleDecodeError, TaskiqSourcesError
+from taskiq_sources.errors import ScheduleDecodeError, SourceClosedError, SourceConnectionError
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim, Outcome
@@ -130,8 +130,19 @@ class ClaimDesk:
         return ready, collapsed
 
     async def settle_first(self, plans: Sequence[Plan]) -> list[Dispatch]:
-        """Record what is missed, collapsed or quarantined by `plans`, and return what is to be sent then."""
-        lost = await self._store.settle([plan.settle_first for plan in plans if plan.settle_first is not None])
+        """Record what is missed, collapsed or quarantined by `plans`, and return what is to be sent then.
+
+        One that trips a bug of the store does not take the others with it: it is not sent.
+        """
+        try:
+            lost = await self._store.settle([plan.settle_first for plan in plans if plan.settle_first is not None])
+        except (SourceConnectionError, SourceClosedError):
+            raise
+        except Exception:
+            if len(plans) > 1:
+                return [dispatch for plan in plans for dispatch in await self.settle_first([plan])]
+            logger.exception("What is late of a schedule cannot be settled, and is not sent: %r", plans[0].settle_first)
+            return []
         dispatches = (plan.dispatch for plan in plans)
         return [dispatch for dispatch in dispatches if dispatch is not None and dispatch.claim.schedule.id not in lost]
 
@@ -191,5 +202,5 @@ class ClaimDesk:
         self._pruned_at = now
         try:
             await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
-        except TaskiqSourcesError:  # the occurrence is settled; housekeeping can wait for the next time
+        except Exception:  # the occurrence is settled; housekeeping can wait for the next time
             logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)

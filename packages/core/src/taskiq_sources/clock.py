@@ -84,7 +84,7 @@ class StoreClock:
         """Measure the offset now. The store is taken to have answered in the middle of the round trip.
 
         A long one tells little: because a connection is made, say. Then it is measured again, and the shortest counts; if all are
-        long, an earlier measurement is carried on for a while.
+        long, an earlier measurement is carried on, unless they prove that the clock was stepped.
         """
         measured = await self._measure()
         for _ in range(_MORE_TRIES):
@@ -94,8 +94,10 @@ class StoreClock:
         took, middle, store_now = measured
         after = self._monotonic()
         if took > _LONG_ROUND_TRIP and self._store_at_zero is not None:
-            self._synced_at = after - SYNC_INTERVAL.total_seconds() + _SYNC_RETRY.total_seconds()
-            return
+            moved = abs(store_now - (self._store_at_zero + timedelta(seconds=middle)))
+            if moved <= timedelta(seconds=took / 2):  # it may be what it was, and a step would be more
+                self._synced_at = after
+                return
         self._store_at_zero = store_now - timedelta(seconds=middle)
         self._synced_at = after
         self.offset = store_now + timedelta(seconds=after - middle) - datetime.now(UTC)

@@ -17,25 +17,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from taskiq_sources.backends import portions
 from taskiq_sources.breaker import Breaker
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
+from taskiq_sources.leases import Leases
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim
 from taskiq_sources.occurrences import Dispatch, Plan
 from taskiq_sources.pace import Pace
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
-from taskiq_sources.settling import Settlers
+from taskiq_sources.settling import FIRST_PAUSE, LONGEST_PAUSE, Settlers
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources.tasking import end, event_or_timeout, sparsely
 
@@ -44,8 +45,7 @@ logger = logging.getLogger("taskiq_sources")
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
 _GATHERING = 0.01  # for so long changes are gathered, to be looked at once
 _SETTLERS = 2  # one makes a call ready while that of the other is under way
-_FIRST_PAUSE = 0.1  # after an error of the store, doubled up to …
-_LONGEST_PAUSE = 5.0
+_LAST_CALL = 2.0  # for a call that is cut off
 
 #: For how many was asked, when (on the event loop's clock), and the claims.
 _Asking: TypeAlias = tuple[int, float, "asyncio.Future[list[Claim]]"]
@@ -94,13 +94,14 @@ class Dispatcher:
             settings,
             is_sending=lambda: bool(self.ledger.sending or self._senders),
             failed=self._store_failed,
+            answered=self._store_answered,
             settled=self._has_settled,
         )
+        self._leases = Leases(desk, store, clock, self.ledger, settings.batch_size, failed=self._store_failed, name=name)
         self._ahead: _Asking | None = None
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
-        self._heartbeat = desk.lease.total_seconds() / 3  # how often leases are renewed
         pauses = settings.breaker_pause, settings.breaker_longest_pause
         self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
 
@@ -126,24 +127,31 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
         settlers = (self.settlers.work() for _ in range(_SETTLERS))
-        others = self._renew_leases(), self._senders.watch_timeouts(), self._watch_store()
+        others = self._leases.keep(), self._senders.watch_timeouts(), self._watch_store()
         helpers = [asyncio.ensure_future(helper) for helper in (*settlers, *others)]
         feeder = asyncio.ensure_future(self._feed())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.wait([feeder, *helpers], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([feeder, stopping, *helpers], return_when=asyncio.FIRST_COMPLETED)
+            patience = self._settings.drain_timeout.total_seconds()
+            give_up_at = loop.time() + patience
+            if self._stop.is_set():
+                await asyncio.wait([feeder], timeout=patience / 2)  # what it is about to claim is given back
             fault = self._fault_of([feeder, *helpers])
-            if fault is not None:
-                await end([feeder])
+            if fault is not None:  # whatever fell over, what the broker has, or is given, is not to be sent again
+                give_up_at += self._settings.send_timeout.total_seconds()
+            await end([feeder], within=_LAST_CALL)
             if not isinstance(fault, SourceClosedError):
-                await self._drain(helpers)  # whatever fell over, what the broker has is not to be sent again
+                await self._drain(helpers, give_up_at)
             if fault is not None:
                 raise fault
         finally:
-            left = await end([feeder, *helpers, *(self._ahead or ())[2:]], within=_LONGEST_PAUSE)
+            left = await end([feeder, stopping, *helpers, *(self._ahead or ())[2:]], within=LONGEST_PAUSE)
             if left:
                 logger.error("%s: %d call(s) to the store do not end, and are left to themselves.", self._name, len(left))
             self._ahead = None
-            await self._senders.end(_LONGEST_PAUSE)  # should it be run again: what is left would be renewed for ever, never sent
+            await self._senders.end(LONGEST_PAUSE)  # should it be run again: what is left would be renewed for ever, never sent
             self.settlers.clear()
             self.ledger.clear()
             self.overdue = timedelta(0)
@@ -154,13 +162,15 @@ class Dispatcher:
             if task.cancelled():  # nobody did it but a driver whose own futures were cancelled
                 return RuntimeError(f"{self._name}: a call was cancelled from within the store")
             if task.done() and (fault := task.exception()) is not None:
+                if isinstance(fault, GeneratorExit):  # which would be taken for the end of whoever waits for this
+                    return RuntimeError(f"{self._name}: a call raised GeneratorExit")
                 return fault
         return None
 
     # -- claiming ------------------------------------------------------------------------------------------------------------
 
     async def _feed(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while not self._stop.is_set():
             self._wake.clear()
             if not self.store_reachable and any(held.is_over for held in self.ledger):
@@ -170,10 +180,17 @@ class Dispatcher:
                 wait = await self._claim_what_is_due()
             except SourceConnectionError as error:
                 self._store_failed(error)
+                wait = None
+            except SourceClosedError:
+                raise
+            except Exception:
+                logger.exception("%s: claiming failed and is tried again; please report this.", self._name)
+                self.serving, wait = False, None
+            if wait is None:
                 await event_or_timeout(self._stop, pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, LONGEST_PAUSE)
                 continue
-            pause = _FIRST_PAUSE
+            pause = FIRST_PAUSE
             if wait > 0 and not self._stop.is_set():
                 await event_or_timeout(self._wake, wait)
         if self._ahead is not None:
@@ -207,45 +224,61 @@ class Dispatcher:
         self._ahead = None
         claims = await claiming
         self._store_answered()
-        if len(claims) == room:
-            self._ahead = await self._ask(coming=room)  # the store looks for more while these are made ready
-        if claims:
-            self.last_claim_at = now = await self._clock.now()
-            self.overdue = max(now - (claims[0].schedule.next_run_at or now), timedelta(0))
-        ready, collapsed = await self._desk.plan(claims)
-        self._enqueue(ready, asked)
+        try:
+            if len(claims) == room:
+                self._ahead = await self._ask(coming=room)  # the store looks for more while these are made ready
+            if claims:
+                self.last_claim_at = now = await self._clock.now()
+                self.overdue = max(now - (claims[0].schedule.next_run_at or now), timedelta(0))
+        finally:  # what is claimed is not to be lost with a look ahead
+            ready, collapsed = await self._desk.plan(claims)
+            self._enqueue(self._hold(ready, asked))
         if collapsed:
-            self._enqueue(await self._settle_first(collapsed), asked)
+            await self._settle_first(collapsed, asked)
         return len(claims) == room
 
-    async def _settle_first(self, plans: list[Plan]) -> list[Dispatch]:
-        """Record what `plans` say is to be settled before anything is sent, and return what is to be sent then.
+    async def _settle_first(self, plans: list[Plan], asked: float) -> None:
+        """Record what `plans` say is to be settled before anything is sent, and have the rest sent then.
 
-        While the store is away, it is tried again: others may have them when their leases end, who then would not know.
+        While the store is away it is tried again, and what waits is renewed: another who claims it would not know.
         """
-        pause = _FIRST_PAUSE
-        while True:
+        waiting = self._hold((plan.dispatch for plan in plans if plan.dispatch is not None), asked)
+        pause = FIRST_PAUSE
+        while not self._stop.is_set():
             try:
-                return await self._desk.settle_first(plans)
+                sendable = {dispatch.claim.schedule.id for dispatch in await self._desk.settle_first(plans)}
             except SourceConnectionError as error:
                 self._store_failed(error)
-                if self._stop.is_set():
-                    return []
                 await event_or_timeout(self._stop, pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            for held in waiting:
+                held.lost |= held.dispatch.claim.schedule.id not in sendable
+            self._enqueue(waiting)
+            return
+        for held in waiting:  # as it was before the claim, since nothing of it is recorded
+            schedule = held.dispatch.claim.schedule
+            as_claimed = schedule.scheduled_for or held.dispatch.scheduled_for
+            held.dispatch = replace(held.dispatch, scheduled_for=as_claimed, coalesced=schedule.coalesced)
+        self.settlers.put(*waiting)
 
     async def _ask(self, coming: int = 0) -> _Asking | None:
         """Begin to claim what there is room for beside `coming`; None if there is none."""
         room = self._room(coming)
         if room <= 0:
             return None
-        now = await self._clock.now()
-        if late := self._late(now):
+        asked, now = await self._now()
+        if late := self._leases.late(now):
             if coming:  # it is not to wait for a renewal, nor be lost with it
                 return None
-            await self._renew(late)
-        asked = asyncio.get_running_loop().time()
+            await self._leases.renew(late)
+            asked, now = await self._now()
         return room, asked, asyncio.ensure_future(self._desk.claim(limit=room, now=now))
+
+    async def _now(self) -> tuple[float, datetime]:
+        """Return the present on the event loop's clock, and on the store's, which may have been asked for it: not before that."""
+        asked = asyncio.get_running_loop().time()
+        return asked, await self._clock.now()
 
     def _room(self, coming: int = 0) -> int:
         """How many occurrences may be claimed now. Never more than can be sent soon: the rest is for other schedulers."""
@@ -260,20 +293,28 @@ class Dispatcher:
             return 0
         return self._pace.batch
 
-    def _enqueue(self, taken: list[Dispatch], asked: float) -> None:
-        """Have these sent, which were asked for at that time of the event loop's clock."""
-        if not taken:
-            return
-        self.metrics.claimed(len(taken))
-        if not self._senders:
-            self._pace.begin(asyncio.get_running_loop().time())
+    def _hold(self, dispatches: Iterable[Dispatch], asked: float) -> list[Held]:
+        """Hold what was claimed at that time of the event loop's clock, from now on."""
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
-            held = [self.ledger.add(dispatch, lease_ends) for dispatch in taken]
-        if self._stop.is_set() or self.breaker.state == "open":  # since it was asked for
-            self.settlers.put(*held)  # to be given back
-        else:
-            self._senders.put(held)
+            held = [self.ledger.add(dispatch, lease_ends) for dispatch in dispatches]
+        self.metrics.claimed(len(held))
+        return held
+
+    def _enqueue(self, held: list[Held]) -> None:
+        """Have these sent; what the breaker does not allow any more, since it was asked for, is given back."""
+        if not held:
+            return
+        if not self._senders:
+            self._pace.begin(asyncio.get_running_loop().time())
+        allowed = len(held)
+        if self._stop.is_set() or self.breaker.state == "open":
+            allowed = 0
+        elif self.breaker.state == "half_open":
+            allowed = max(self.breaker.trials - (len(self.ledger) - len(held)), 0)
+        self._senders.put(held[:allowed])
+        if allowed < len(held):
+            self.settlers.put(*held[allowed:])
 
     # -- sending -------------------------------------------------------------------------------------------------------------
 
@@ -283,74 +324,39 @@ class Dispatcher:
         if held.started is None:
             return
         self._pace.sent(held.duration)
+        schedule_id = held.dispatch.claim.schedule.id
         if held.sent:
-            self.breaker.succeeded()
-        elif held.error is not None:
-            schedule = held.dispatch.claim.schedule
-            if self.breaker.failed(schedule.id, is_retry=schedule.attempt > 1):
-                logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, error_text(held.error))
-                self.settlers.put(*self._senders.take_back())
+            self.breaker.succeeded(schedule_id)
+        elif held.error is not None and self.breaker.failed(schedule_id):
+            logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, error_text(held.error))
+            self.settlers.put(*self._senders.take_back())
 
     def _has_settled(self) -> None:
-        self._store_answered()
         self._wake.set()
         self._settled.set()
 
-    # -- leases, changes, errors ---------------------------------------------------------------------------------------------
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await self.ledger.busy.wait()
-            await asyncio.sleep(self._heartbeat)
-            try:
-                await self._renew([held for held in self.ledger if not held.lost])
-            except SourceConnectionError as error:
-                self._store_failed(error)
-            except SourceClosedError:
-                raise
-            except Exception:  # what is being sent goes on without it
-                logger.exception("%s: renewing leases failed and is tried again; please report this.", self._name)
-
-    def _late(self, now: datetime) -> list[Held]:
-        """Return what the heartbeat is late for, which is to be renewed before anything is claimed at `now`.
-
-        After a suspension of this process, an outage of the store, or a step of its clock, the claim would else return what is
-        being sent here.
-        """
-        ends = asyncio.get_running_loop().time() + self._heartbeat
-        until = now + timedelta(seconds=self._heartbeat)
-        return [held for held in self.ledger if not held.lost and (held.lease_ends < ends or held.lease_until < until)]
-
-    async def _renew(self, held: list[Held]) -> None:
-        for batch in portions(held, self._settings.batch_size):
-            asked = asyncio.get_running_loop().time()
-            until = await self._clock.now() + self._desk.lease
-            ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
-            for item in batch:
-                item.lease_ends, item.lease_until = asked + self._desk.lease.total_seconds(), until
-                if item.dispatch.claim.schedule.id not in ours and item in self.ledger and not item.is_over:
-                    item.lost = True
-                    self.metrics.lost(1)
-                    logger.warning("The lease of schedule %r was lost; its result is dropped.", item.dispatch.schedule_id)
+    # -- changes, errors -----------------------------------------------------------------------------------------------------
 
     async def _watch_store(self) -> None:
         """Turn the store's push into wake-ups. Without push, or while it is broken, polling goes on."""
         if not self._store.capabilities.push:
             await asyncio.Event().wait()
-        pause = _FIRST_PAUSE
+        pause = FIRST_PAUSE
         while True:
             try:
                 # Each settle of each scheduler would have all others look. What is declared comes as two changes, at once.
                 async with aclosing(sparsely(self._store.watch(), _GATHERING)) as changes:
                     async for _ in changes:
-                        pause = _FIRST_PAUSE
+                        pause = FIRST_PAUSE
                         self._wake.set()
             except (SourceConnectionError, SourceClosedError) as error:
                 logger.debug("%s: watching for changes broke off: %s", self._name, error)
-            except Exception:  # polling goes on without it, and so does what is being sent
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise
+            except BaseException:  # polling goes on without it, and so does what is being sent
                 logger.exception("%s: watching for changes fell over and is begun again; please report this.", self._name)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _store_failed(self, error: SourceConnectionError) -> None:
         if self.store_reachable:
@@ -364,17 +370,16 @@ class Dispatcher:
 
     # -- stopping ------------------------------------------------------------------------------------------------------------
 
-    async def _drain(self, helpers: Sequence[asyncio.Future[None]]) -> None:
-        """Give back what is queued, let the sends in flight end, cut off the rest, settle everything; within `drain_timeout`."""
+    async def _drain(self, helpers: Sequence[asyncio.Future[None]], give_up_at: float) -> None:
+        """Give back what is queued, let the sends in flight end, cut off the rest, settle everything; until then."""
         loop = asyncio.get_running_loop()
-        patience = self._settings.drain_timeout.total_seconds()
-        give_up_at = loop.time() + patience
+        patience = max(give_up_at - loop.time(), 0.0)
         self.settlers.put(*self._senders.take_back())
         # A quarter of the time is kept for settling what had to be cut off.
         await self._senders.drain(patience * 0.65, patience * 0.1)
         while self.ledger and loop.time() < give_up_at and not all(settler.done() for settler in helpers[:_SETTLERS]):
             self._settled.clear()
-            await event_or_timeout(self._settled, min(give_up_at - loop.time(), _LONGEST_PAUSE))
+            await event_or_timeout(self._settled, min(give_up_at - loop.time(), LONGEST_PAUSE))
         if self.ledger:
             logger.error(
                 "%s: %d claim(s) could not be settled in time; they end with their leases.", self._name, len(self.ledger)

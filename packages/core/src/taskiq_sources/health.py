@@ -23,7 +23,7 @@ class SourceHealth:
         serving: False from when its dispatcher fell over until that has looked at the store again.
         store_reachable: Whether the last call to the store was answered.
         breaker: ``closed`` while the broker takes messages.
-        failing: How many schedules have failed since the broker took a message; at `breaker_threshold` the breaker opens.
+        failing: How many schedules have failed since the broker took a message of theirs.
         in_flight: Sends that are running.
         queued: Occurrences that are claimed and wait for a send.
         held: Claims that are not settled yet.
@@ -65,9 +65,9 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether it runs, serves all sources, reaches every store, and all breakers are closed."""
+        """Whether it runs, serves all sources, reaches every store, and no breaker is open."""
         return self.running and all(
-            source.serving and source.store_reachable and source.breaker == "closed" for source in self.sources
+            source.serving and source.store_reachable and source.breaker != "open" for source in self.sources
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -51,6 +52,7 @@ class Metrics:
 
 #: Who is asked for present values, by provider and kind of source: a second instrument of a name would be left out.
 _GAUGES: WeakKeyDictionary[object, dict[str, WeakSet[Gauges]]] = WeakKeyDictionary()
+_GAUGES_LOCK = Lock()  # they are read in a thread of the exporter's
 
 
 class OpenTelemetryMetrics(Metrics):
@@ -68,13 +70,20 @@ class OpenTelemetryMetrics(Metrics):
         meter = metrics.get_meter("taskiq_sources")
         self._attributes = {"source": source}
 
-        asked = _GAUGES.setdefault(metrics.get_meter_provider(), {})
+        with _GAUGES_LOCK:
+            asked = _GAUGES.setdefault(metrics.get_meter_provider(), {})
+            is_first = not asked
+            asked.setdefault(source, WeakSet()).add(gauges)
+
+        def served() -> dict[str, list[Gauges]]:
+            with _GAUGES_LOCK:
+                return {kind: list(ones) for kind, ones in asked.items()}
 
         def read_in_flight(_options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(sum(one.in_flight for one in ones), {"source": kind}) for kind, ones in asked.items()]
+            return [Observation(sum(one.in_flight for one in ones), {"source": kind}) for kind, ones in served().items()]
 
         def read_overdue(_options: CallbackOptions) -> Iterable[Observation]:
-            latest = {kind: max((one.overdue.total_seconds() for one in ones), default=0.0) for kind, ones in asked.items()}
+            latest = {kind: max((one.overdue.total_seconds() for one in ones), default=0.0) for kind, ones in served().items()}
             return [Observation(overdue, {"source": kind}) for kind, overdue in latest.items()]
 
         def counter(name: str, description: str) -> metrics.Counter:
@@ -88,10 +97,9 @@ class OpenTelemetryMetrics(Metrics):
         self._lost = counter("lost_leases", "Leases lost while sending")
         self._lag = meter.create_histogram("taskiq_sources.dispatch_lag", unit="s", description="Time from due to sent")
         self._duration = meter.create_histogram("taskiq_sources.send_duration", unit="s", description="Time that a send took")
-        if not asked:
+        if is_first:
             meter.create_observable_gauge("taskiq_sources.in_flight", callbacks=[read_in_flight], unit="1")
             meter.create_observable_gauge("taskiq_sources.overdue", callbacks=[read_overdue], unit="s")
-        asked.setdefault(source, WeakSet()).add(gauges)
 
     def claimed(self, number: int) -> None:
         self._claimed.add(number, self._attributes)

@@ -41,7 +41,7 @@ logger = logging.getLogger("taskiq_sources")
 _LIVENESS_INTERVAL = 1.0  # seconds
 _RESTART_PAUSE = 1.0  # seconds, after a dispatcher fell over; doubled up to …
 _LONGEST_RESTART_PAUSE = 30.0
-_LAST_GRACE = 10.0  # seconds
+_LAST_GRACE = 15.0  # seconds; a dispatcher takes up to 10 to end what does not heed its end
 _FOREIGN_PAUSE = 10.0  # seconds, after taskiq's loop fell over a source that is not ours: it will again
 
 #: Starts and stops that this context is part of.
@@ -267,7 +267,7 @@ class DurableMixin(TaskiqScheduler):
             began = asyncio.get_running_loop().time()
             try:
                 await dispatcher.run()
-            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except SourceClosedError as error:
                 pause = _RESTART_PAUSE
@@ -278,6 +278,8 @@ class DurableMixin(TaskiqScheduler):
             else:
                 return
             dispatcher.serving = False
+            if self._stopped.is_set():
+                return
             if asyncio.get_running_loop().time() - began > _LONGEST_RESTART_PAUSE:
                 pause = _RESTART_PAUSE
             await event_or_timeout(self._stopped, pause)

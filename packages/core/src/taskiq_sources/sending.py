@@ -23,6 +23,7 @@ Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
 _SLICE = 0.0005  # seconds that a worker may keep event loop and interpreter when no broker makes it wait; threads need both
 _WATCHDOG_INTERVAL = 0.25
 _CUT_OFF_GRACE = 5.0  # seconds for a send to heed that it was cut off
+_UNHEEDED = "the send did not end in time, nor when it was cut off"
 
 
 class CancelledAfterSend(asyncio.CancelledError):
@@ -102,8 +103,7 @@ class Senders:
                 "The send of schedule %r does not end though it was cut off; it is left to itself.", held.dispatch.schedule_id
             )
             self._workers.discard(held.worker)
-            held.error = TimeoutError("the send did not end in time, nor when it was cut off")
-            self._over(held, now)
+            self._over(held, sent=False, error=TimeoutError(_UNHEEDED))
             self._staff()
 
     async def drain(self, patience: float, grace: float) -> None:
@@ -112,13 +112,17 @@ class Senders:
             await asyncio.wait(self._workers, timeout=patience)
         for held in self._ledger.running():
             held.timed_out = True
-        await self.end(grace)
+        await self._cut_off(grace)
         for held in self._ledger.running():
-            held.error = TimeoutError("the send did not end in time, nor when it was cut off")
-            self._over(held, asyncio.get_running_loop().time())
+            self._over(held, sent=False, error=TimeoutError(_UNHEEDED))
 
     async def end(self, grace: float) -> None:
         """Forget what waits, and end all workers at once; those that do not heed it in time are left to themselves."""
+        await self._cut_off(grace)
+        for held in self._ledger.running():
+            self._leave(held)
+
+    async def _cut_off(self, grace: float) -> None:
         self._queue.clear()
         if left := await end(list(self._workers), within=grace):
             self._workers -= left
@@ -146,6 +150,8 @@ class Senders:
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
+        if not worker.cancelled():
+            worker.exception()  # which is told as that of its send
         self._staff()  # a broker whose own futures are cancelled ends it early: what is queued is not to wait for ever
 
     async def _work(self) -> None:
@@ -179,29 +185,35 @@ class Senders:
     async def _send_one(self, held: Held, worker: asyncio.Task[None] | None, started: float) -> None:
         held.worker, held.started = worker, started
         self._ledger.sending += 1
+        sent = False
+        error: BaseException | None = None
         try:
-            held.sent = await self._send(held.dispatch)
-            held.cancelled = not held.sent
+            sent = await self._send(held.dispatch)
         except ScheduledTaskCancelledError:
-            held.cancelled = True
-        except asyncio.CancelledError as error:
-            held.sent = isinstance(error, CancelledAfterSend)
-            if not held.sent:
-                late, cancelled = "the send did not end in time", "the send was cancelled from within the broker"
-                held.error = TimeoutError(late) if held.timed_out else asyncio.CancelledError(cancelled)
+            pass
+        except asyncio.CancelledError as cancellation:
+            sent = isinstance(cancellation, CancelledAfterSend)
+            late, cancelled = "the send did not end in time", "the send was cancelled from within the broker"
+            error = TimeoutError(late) if held.timed_out else asyncio.CancelledError(cancelled)
             if not held.timed_out:
                 raise
             uncancel(worker)
-        except BaseException as error:  # whatever the broker raises, it is this occurrence's failure only
-            held.error = error
-            if not isinstance(error, Exception):
+        except BaseException as failure:  # whatever the broker raises, it is this occurrence's failure only
+            error = failure
+            if not isinstance(failure, Exception):
                 raise
         finally:
             if held.worker is worker:  # else it was given up long ago
-                self._over(held, asyncio.get_running_loop().time())
+                self._over(held, sent=sent, error=error)
 
-    def _over(self, held: Held, now: float) -> None:
-        held.duration = now - (held.started or now)
+    def _over(self, held: Held, *, sent: bool, error: BaseException | None) -> None:
+        held.sent = sent
+        held.error = None if sent else error
+        held.cancelled = not sent and error is None
+        held.duration = asyncio.get_running_loop().time() - (held.started or 0.0)
+        self._leave(held)
+        self._done(held)
+
+    def _leave(self, held: Held) -> None:
         held.worker = None
         self._ledger.sending -= 1
-        self._done(held)

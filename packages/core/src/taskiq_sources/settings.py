@@ -35,9 +35,9 @@ class DispatchSettings:
         poll_interval: How often a store is looked at when nothing is due and it has told of no change: the safety net behind
             push, and how late a change may be noticed without it.
         max_attempts: A schedule whose pending occurrence has failed this often is quarantined. None: it is tried for ever.
-        breaker_threshold: When this many schedules have failed, with no success between them, the broker is taken to be down.
-        breaker_pause: How long nothing is claimed then, before a few occurrences are tried; doubled each time that all fail,
-            unless all had failed before.
+        breaker_threshold: After this many failed sends in a row, with no success between them, the broker is taken to be down.
+            What had failed already when the broker took something else does not count.
+        breaker_pause: How long nothing is claimed then, before a few occurrences are tried; doubled each time that they fail too.
         breaker_longest_pause: Where that doubling ends.
 
     Raises:

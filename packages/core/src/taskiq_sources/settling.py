@@ -23,9 +23,8 @@ from taskiq_sources.tasking import event_or_timeout
 logger = logging.getLogger("taskiq_sources")
 
 _GATHERING = 0.01  # seconds: for so long results are gathered, to be settled in one call
-_FIRST_PAUSE = 0.1  # seconds, after an error of the store, doubled up to …
-_LONGEST_PAUSE = 5.0
-_MOST_BUGS = 3  # errors of the store that none may raise, until an outcome is left unrecorded
+FIRST_PAUSE = 0.1  # seconds, after an error of the store, doubled up to …
+LONGEST_PAUSE = 5.0
 
 
 class Settlers:
@@ -38,7 +37,8 @@ class Settlers:
         settings: How the engine works.
         is_sending: Whether more results are about to come.
         failed: Called with an error of the store, after which it is tried again.
-        settled: Called after each call that the store has answered.
+        answered: Called when the store has recorded something.
+        settled: Called when a batch is held no longer.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Settlers:
         *,
         is_sending: Callable[[], bool],
         failed: Callable[[SourceConnectionError], None],
+        answered: Callable[[], None],
         settled: Callable[[], None],
     ) -> None:
         self._desk = desk
@@ -58,6 +59,7 @@ class Settlers:
         self._settings = settings
         self._is_sending = is_sending
         self._failed = failed
+        self._answered = answered
         self._settled = settled
         self._results: deque[Held] = deque()
         self._some = asyncio.Event()
@@ -110,29 +112,45 @@ class Settlers:
 
     async def _settle(self, outcomes: list[Outcome]) -> None:
         """Have outcomes recorded, however long it takes. One that trips a bug of the store does not take the others with it."""
-        pause, bugs = _FIRST_PAUSE, 0
+        try:
+            await self._record(outcomes)
+        except SourceClosedError:
+            raise
+        except Exception:
+            logger.exception("Settling %d occurrence(s) failed, they are settled one by one; please report this.", len(outcomes))
+            for outcome in outcomes:
+                await self._settle_one(outcome)
+
+    async def _settle_one(self, outcome: Outcome) -> None:
+        """Have an outcome recorded; if that trips a bug, have its schedule set aside, or it would be sent again and again."""
+        claim = outcome.claim
+        try:
+            await self._record([outcome])
+        except SourceClosedError:
+            raise
+        except Exception as error:
+            logger.exception("Schedule %r is quarantined: what became of its occurrence cannot be recorded", claim.schedule.id)
+            set_aside = replace(occurrences.quarantined(claim, error), attempt=claim.schedule.attempt)
+            try:
+                await self._record([set_aside])
+            except SourceClosedError:
+                raise
+            except Exception:
+                logger.exception("Schedule %r cannot be quarantined; it is claimed again when its lease ends", claim.schedule.id)
+
+    async def _record(self, outcomes: list[Outcome]) -> None:
+        pause = FIRST_PAUSE
         while outcomes:
             try:
                 lost = await self._desk.settle(outcomes)
             except SourceConnectionError as error:
                 self._failed(error)
-            except SourceClosedError:
-                raise
-            except Exception:
-                bugs += 1
-                if len(outcomes) > 1:
-                    for outcome in outcomes:
-                        await self._settle([outcome])
-                    return
-                if bugs == _MOST_BUGS:
-                    schedule_id = outcomes[0].claim.schedule.id
-                    logger.exception("Settling schedule %r fails: it is claimed again when its lease ends.", schedule_id)
-                    return
             else:
                 self._desk.metrics.lost(len(lost))
+                self._answered()
                 return
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
     def _safe_outcome_of(self, held: Held, now: datetime) -> Outcome:
         """Return what to settle; where it cannot be told how the schedule goes on, it is set aside with that error."""
@@ -154,7 +172,8 @@ class Settlers:
             return occurrences.sent(dispatch, now)
         if held.cancelled:
             return occurrences.cancelled(dispatch, now)
-        error, limit = error_text(held.error or "the send ended in an unknown way"), self._settings.max_attempts
+        error = error_text("the send ended in an unknown way" if held.error is None else held.error)
+        limit = self._settings.max_attempts
         if limit is not None and dispatch.claim.schedule.attempt >= limit and dispatch.is_retried:
             logger.error("Schedule %r is quarantined after %d failed sends: %s", dispatch.schedule_id, limit, error)
             held.quarantined = True
