@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -15,7 +15,7 @@ from engine_world import START, World
 from engine_world import task as _task
 
 from taskiq_sources import DurableScheduler, SourceConnectionError
-from taskiq_sources.models import Claim, Outcome
+from taskiq_sources.models import Outcome
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -38,6 +38,31 @@ class PanicException(BaseException):
     pass
 
 
+def slowed(method: Callable[..., Awaitable[Any]], seconds: float, *, answering: bool = True) -> Callable[..., Awaitable[Any]]:
+    """Return the method of a store with an answer, or a question, that is under way for so long."""
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        if not answering:
+            await asyncio.sleep(seconds)
+        result = await method(*args, **options)
+        if answering:
+            await asyncio.sleep(seconds)
+        return result
+
+    return slow
+
+
+def tripped(settle: Callable[..., Awaitable[frozenset[str]]], is_bad: Callable[[Outcome], object]) -> Callable[..., Any]:
+    """Return the `settle` of a store with a bug, for some outcomes."""
+
+    async def trips(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if any(is_bad(outcome) for outcome in outcomes):
+            raise TypeError("a bug")
+        return await settle(outcomes)
+
+    return trips
+
+
 class Unspeakable(Exception):
     def __str__(self) -> str:
         return 5  # type: ignore[return-value]  # noqa: PLE0307
@@ -49,14 +74,7 @@ class Unspeakable(Exception):
 async def test_what_was_claimed_when_the_breaker_opened_is_given_back(world: World) -> None:
     """Though the answer to the claim comes when all else has been settled: it was held, and nothing was sent, for ever."""
     source = world.another_source()
-    claim = source.store.claim
-
-    async def slowly(*args: Any, **options: Any) -> list[Claim]:
-        claims = await claim(*args, **options)
-        await asyncio.sleep(0.2)
-        return claims
-
-    source.store.claim = slowly  # type: ignore[method-assign]
+    source.store.claim = slowed(source.store.claim, 0.2)  # type: ignore[method-assign]
     world.broker.takes = 0.1
     world.broker.fails = lambda _message: world.clock.read() < START + timedelta(seconds=3)
     await world.add(10, time=START)
@@ -149,14 +167,7 @@ async def test_an_outage_of_the_broker_is_not_worn_out_by_retries(world: World, 
 async def test_a_late_answer_to_a_claim_is_no_more_than_a_trial(world: World) -> None:
     """At most once is used up by each send that is tried on a broker that is down."""
     source = world.another_source()
-    claim = source.store.claim
-
-    async def slowly(*args: Any, **options: Any) -> list[Claim]:
-        claims = await claim(*args, **options)
-        await asyncio.sleep(1.9)
-        return claims
-
-    source.store.claim = slowly  # type: ignore[method-assign]
+    source.store.claim = slowed(source.store.claim, 1.9)  # type: ignore[method-assign]
     world.broker.takes = 0.1
     world.broker.fails = lambda _message: True
     await world.add(400, time=START, delivery="at_most_once")
@@ -313,14 +324,7 @@ async def test_a_bug_of_a_store_has_nothing_sent_twice(world: World, method: str
 
 async def test_one_outcome_that_trips_a_bug_does_not_take_the_others_with_it(world: World) -> None:
     source = world.another_source(lease=timedelta(seconds=9))
-    settle = source.store.settle
-
-    async def picky(outcomes: list[Outcome]) -> frozenset[str]:
-        if any(outcome.claim.schedule.id == "7" for outcome in outcomes):
-            raise TypeError("a bug")
-        return await settle(outcomes)
-
-    source.store.settle = picky  # type: ignore[assignment]
+    source.store.settle = tripped(source.store.settle, lambda outcome: outcome.claim.schedule.id == "7")  # type: ignore[method-assign]
     await world.add(20, time=START)
     scheduler = await world.scheduler(source)
     await asyncio.sleep(5)
@@ -333,14 +337,7 @@ async def test_one_outcome_that_trips_a_bug_does_not_take_the_others_with_it(wor
 async def test_an_outcome_that_cannot_be_recorded_has_its_schedule_set_aside(world: World) -> None:
     """It would be sent again at the end of each lease."""
     source = world.another_source(lease=timedelta(seconds=9))
-    settle = source.store.settle
-
-    async def picky(outcomes: list[Outcome]) -> frozenset[str]:
-        if any(outcome.claim.schedule.id == "7" and outcome.runs for outcome in outcomes):
-            raise TypeError("a bug")
-        return await settle(outcomes)
-
-    source.store.settle = picky  # type: ignore[assignment]
+    source.store.settle = tripped(source.store.settle, lambda outcome: outcome.claim.schedule.id == "7" and outcome.runs)  # type: ignore[method-assign]
     await world.add(20, time=START)
     await world.scheduler(source)
     await asyncio.sleep(120)
@@ -353,14 +350,7 @@ async def test_an_outcome_that_cannot_be_recorded_has_its_schedule_set_aside(wor
 
 async def test_one_late_schedule_that_trips_a_bug_does_not_hold_up_the_others(world: World) -> None:
     source = world.another_source(lease=timedelta(seconds=9))
-    settle = source.store.settle
-
-    async def picky(outcomes: list[Outcome]) -> frozenset[str]:
-        if any(outcome.claim.schedule.id == "bad" for outcome in outcomes):
-            raise TypeError("a bug")
-        return await settle(outcomes)
-
-    source.store.settle = picky  # type: ignore[assignment]
+    source.store.settle = tripped(source.store.settle, lambda outcome: outcome.claim.schedule.id == "bad")  # type: ignore[method-assign]
     await world.source.add_schedule(_task("bad", cron="* * * * *", misfire="skip"))
     await asyncio.sleep(600)
     await world.source.add_schedules(_task(f"good-{index}", cron="* * * * *", args=[index]) for index in range(3))
@@ -375,13 +365,7 @@ async def test_one_late_schedule_that_trips_a_bug_does_not_hold_up_the_others(wo
 async def test_a_slow_renewal_does_not_have_a_claim_begin_with_an_ended_lease(world: World) -> None:
     """The present is asked for anew after it, or two would send what was claimed."""
     first, second = (world.another_source(lease=timedelta(seconds=9)) for _ in range(2))
-    renew = first.store.renew
-
-    async def slowly(*args: Any, **options: Any) -> frozenset[str]:
-        await asyncio.sleep(30)
-        return await renew(*args, **options)
-
-    first.store.renew = slowly  # type: ignore[method-assign]
+    first.store.renew = slowed(first.store.renew, 30, answering=False)  # type: ignore[method-assign]
     world.broker.takes = 4.0
     await world.add(80, time=START, delivery="at_most_once")
     for source in (first, second):
