@@ -39,7 +39,7 @@ def test_a_send_that_succeeds_closes_it() -> None:
     fail(breaker, 6)
     time.now += 1
     assert breaker.state == "half_open"
-    breaker.succeeded("another")
+    breaker.succeeded("another", time.now)
 
     assert breaker.state == "closed"
     assert [breaker.failed(f"new-{index}") for index in range(5)] == [False] * 5
@@ -62,13 +62,40 @@ def test_what_failed_before_the_broker_took_something_else_says_nothing_of_it() 
     """Until it is sent: then it is like any other."""
     breaker = breaker_of(Time())
     breaker.failed("bad")
-    breaker.succeeded("good")
+    breaker.succeeded("good", 101.0)
 
     assert not any(breaker.failed("bad") for _ in range(100))
     assert (breaker.state, breaker.failing) == ("closed", 1)
-    breaker.succeeded("bad")
+    breaker.succeeded("bad", 101.0)
     assert breaker.failing == 0
     assert [breaker.failed("bad") for _ in range(6)][-1]
+
+
+def test_a_send_that_ends_late_does_not_hide_an_outage() -> None:
+    """What failed after it was begun may well be the outage."""
+    time = Time()
+    breaker = breaker_of(time)
+    began = time.now
+    time.now += 1
+    fail(breaker, 5)
+    time.now += 1
+    breaker.succeeded("late", began)
+
+    assert breaker.failed("5")
+    assert breaker.state == "open"
+
+
+def test_what_has_not_failed_for_long_is_forgotten() -> None:
+    """It was deleted, perhaps, or sent at most once."""
+    time = Time()
+    breaker = breaker_of(time)
+    fail(breaker, 3)
+    breaker.succeeded("good", time.now)
+    assert breaker.failing == 3
+    time.now += 601
+
+    assert breaker.failing == 0
+    assert [breaker.failed("0") for _ in range(6)][-1]
 
 
 def test_what_fails_while_it_is_open_says_nothing() -> None:

@@ -400,6 +400,49 @@ async def test_what_waits_to_be_settled_first_is_renewed(world: World) -> None:
     assert {run.status for run in await world.runs()} == {"sent"}
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_stopping_gives_back_what_would_not_be_sent(world: World, turns: int) -> None:
+    """At whatever step of a claim it comes: what is dropped is recorded as missed, by whoever claims it next."""
+    await world.source.add_schedules(_task(str(index), cron="0 12 * * *", misfire="skip") for index in range(250))
+    await asyncio.sleep(3600)
+    scheduler = await world.scheduler()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await scheduler.stop()
+
+    leased = [info async for info in world.source.iter_schedules() if info.state.lease_until is not None]
+    assert leased == []
+    await world.scheduler()
+    await asyncio.sleep(60)
+    assert {run.status for run in await world.runs()} == {"missed"}
+
+
+async def test_a_fault_amid_an_outage_of_the_store_is_over_with_it(world: World) -> None:
+    """What waits to be settled first is given back then, and does not keep the dispatcher from being started again."""
+    source = world.another_source()
+    settle, renew = source.store.settle, source.store.renew
+    back_at = START + timedelta(seconds=602)
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if world.clock.read() < back_at:
+            raise SourceConnectionError("away")
+        return await settle(outcomes)
+
+    async def panics(*_args: Any, **_options: Any) -> NoReturn:
+        source.store.renew = renew  # type: ignore[method-assign]
+        raise PanicException
+
+    source.store.settle, source.store.renew = away, panics  # type: ignore[assignment, method-assign]
+    await world.source.add_schedule(_task("minutely", cron="* * * * *"))
+    await asyncio.sleep(600)
+    scheduler = await world.scheduler(source)
+    source.desk.lease = timedelta(seconds=3)
+    await asyncio.sleep(20)
+
+    assert len(world.broker.sent) == 1
+    assert scheduler.health().ok
+
+
 async def test_stopping_drains_though_a_claim_hangs(world: World) -> None:
     source = world.another_source()
     world.broker.takes = 3.0

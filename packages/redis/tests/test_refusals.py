@@ -50,6 +50,12 @@ BUGS = [
     "ERR value is not an integer or out of range",
     "ERR min or max not valid string range item script: 1f, on @user_script:3.",
     "ERR syntax error script: 1f, on @user_script:3.",
+    "ERR Lua redis() command arguments must be strings or integers script: 1f, on @user_script:3.",
+    "ERR Command arguments must be strings or integers script: 1f, on @user_script:3.",
+    "ERR Please specify at least one argument for this redis.call() call script: 1f, on @user_script:3.",
+    "ERR min or max is not a float script: 1f, on @user_script:3.",
+    "ERR This Redis command is not allowed from script script: 1f, on @user_script:3.",
+    "ERR increment or decrement would overflow",
 ]
 
 

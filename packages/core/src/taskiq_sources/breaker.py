@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 
 BreakerState: TypeAlias = Literal["closed", "open", "half_open"]
 
-_MOST_KNOWN = 10_000  # schedules that are remembered as failing; of more, some may open the breaker once again
+_REMEMBERED = 600.0  # seconds for which a failure is remembered: what always fails is tried each minute
+_MOST_REMEMBERED = 10_000  # of more, some may open the breaker once again
 
 
 class Breaker:
@@ -30,8 +31,9 @@ class Breaker:
         self._longest_pause = longest_pause.total_seconds()
         self._monotonic = monotonic
         self._failures = 0
-        self._suspects: set[str] = set()  # what has failed since the broker took something
-        self._known: set[str] = set()  # what had failed before that
+        # When schedules failed that were not sent since: after the last message that the broker took was begun, and before that.
+        self._suspects: dict[str, float] = {}
+        self._known: dict[str, float] = {}
         self._pause = self._first_pause
         self._open_until: float | None = None
 
@@ -49,39 +51,48 @@ class Breaker:
 
     @property
     def failing(self) -> int:
-        """How many schedules have failed since they were sent last."""
-        return len(self._suspects | self._known)
+        """How many schedules have failed in the last minutes, and were not sent since."""
+        since = self._monotonic() - _REMEMBERED
+        return sum(failed_at > since for failed_at in (self._known | self._suspects).values())
 
     @property
     def remaining(self) -> float:
         """Seconds until it is half open; 0 if it is not open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._monotonic())
 
-    def succeeded(self, schedule_id: str) -> None:
-        """Take note that the broker took a message of this schedule."""
+    def succeeded(self, schedule_id: str, began: float) -> None:
+        """Take note that the broker took a message of this schedule, whose send began then: what failed later may be an outage.
+
+        Args:
+            schedule_id: The schedule.
+            began: On the same clock as `monotonic`.
+        """
         if self._suspects:
-            self._known |= self._suspects
-            self._suspects.clear()
-        if self._known:
-            self._known.discard(schedule_id)
-            if len(self._known) > _MOST_KNOWN:
-                self._known.clear()
-        self._failures = 0
+            self._known |= {name: failed_at for name, failed_at in self._suspects.items() if failed_at <= began}
+            self._suspects = {name: failed_at for name, failed_at in self._suspects.items() if failed_at > began}
+        self._suspects.pop(schedule_id, None)
+        self._known.pop(schedule_id, None)
+        self._failures = len(self._suspects)
         self._pause = self._first_pause
         self._open_until = None
 
     def failed(self, schedule_id: str) -> bool:
         """Take note of a failed send of this schedule; return whether that opened the breaker."""
-        state = self.state
-        if state == "open" or schedule_id in self._known:
+        now, state = self._monotonic(), self.state
+        if state == "open":
             return False
-        if len(self._suspects) < _MOST_KNOWN:
-            self._suspects.add(schedule_id)
+        if self._known.get(schedule_id, now - _REMEMBERED) > now - _REMEMBERED:
+            self._known[schedule_id] = now
+            return False
+        if len(self._suspects) + len(self._known) >= _MOST_REMEMBERED:
+            self._known.clear()
+            self._suspects.clear()
+        self._suspects[schedule_id] = now
         self._failures += 1
         if self._failures < (self._threshold if state == "closed" else self.trials):
             return False
         if state == "half_open":
             self._pause = min(self._pause * 2, self._longest_pause)
-        self._open_until = self._monotonic() + self._pause
+        self._open_until = now + self._pause
         self._failures = 0
         return True

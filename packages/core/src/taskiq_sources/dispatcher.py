@@ -19,7 +19,6 @@ import logging
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -32,7 +31,7 @@ from taskiq_sources.held import Held, Ledger
 from taskiq_sources.leases import Leases
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim
-from taskiq_sources.occurrences import Dispatch, Plan
+from taskiq_sources.occurrences import Dispatch, Plan, unsent
 from taskiq_sources.pace import Pace
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
@@ -101,6 +100,7 @@ class Dispatcher:
         self._ahead: _Asking | None = None
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
+        self._is_stopped = False  # by `stop`
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
         pauses = settings.breaker_pause, settings.breaker_longest_pause
         self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
@@ -121,6 +121,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Stop claiming; `run` returns when everything that is held is settled or given back."""
+        self._is_stopped = True
         self._stop.set()
         self._wake.set()
 
@@ -136,8 +137,8 @@ class Dispatcher:
             await asyncio.wait([feeder, stopping, *helpers], return_when=asyncio.FIRST_COMPLETED)
             patience = self._settings.drain_timeout.total_seconds()
             give_up_at = loop.time() + patience
-            if self._stop.is_set():
-                await asyncio.wait([feeder], timeout=patience / 2)  # what it is about to claim is given back
+            self._stop.set()  # also if something fell over: what is about to be claimed is given back
+            await asyncio.wait([feeder], timeout=patience / 2)
             fault = self._fault_of([feeder, *helpers])
             if fault is not None:  # whatever fell over, what the broker has, or is given, is not to be sent again
                 give_up_at += self._settings.send_timeout.total_seconds()
@@ -155,6 +156,8 @@ class Dispatcher:
             self.settlers.clear()
             self.ledger.clear()
             self.overdue = timedelta(0)
+            if not self._is_stopped:
+                self._stop.clear()
 
     def _fault_of(self, tasks: Sequence[asyncio.Future[None]]) -> BaseException | None:
         """Return what one of these has ended with; a helper never ends by itself."""
@@ -224,43 +227,56 @@ class Dispatcher:
         self._ahead = None
         claims = await claiming
         self._store_answered()
+        fault: Exception | None = None
         try:
             if len(claims) == room:
                 self._ahead = await self._ask(coming=room)  # the store looks for more while these are made ready
             if claims:
                 self.last_claim_at = now = await self._clock.now()
                 self.overdue = max(now - (claims[0].schedule.next_run_at or now), timedelta(0))
-        finally:  # what is claimed is not to be lost with a look ahead
-            ready, collapsed = await self._desk.plan(claims)
-            self._enqueue(self._hold(ready, asked))
+        except Exception as error:  # what is claimed is not to be lost with a look ahead
+            fault = error
+        ready, collapsed = await self._desk.plan(claims)
+        self._enqueue(self._hold(ready, asked))
+        self.metrics.claimed(len(ready))
         if collapsed:
             await self._settle_first(collapsed, asked)
+        if fault is not None:
+            raise fault
         return len(claims) == room
 
     async def _settle_first(self, plans: list[Plan], asked: float) -> None:
         """Record what `plans` say is to be settled before anything is sent, and have the rest sent then.
 
-        While the store is away it is tried again, and what waits is renewed: another who claims it would not know.
+        While the store is away it is tried again, and what waits is renewed: another who claims it would not know. What is not
+        recorded in the end is given back.
         """
-        waiting = self._hold((plan.dispatch for plan in plans if plan.dispatch is not None), asked)
-        pause = FIRST_PAUSE
-        while not self._stop.is_set():
-            try:
-                sendable = {dispatch.claim.schedule.id for dispatch in await self._desk.settle_first(plans)}
-            except SourceConnectionError as error:
-                self._store_failed(error)
-                await event_or_timeout(self._stop, pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
-                continue
-            for held in waiting:
-                held.lost |= held.dispatch.claim.schedule.id not in sendable
-            self._enqueue(waiting)
-            return
-        for held in waiting:  # as it was before the claim, since nothing of it is recorded
-            schedule = held.dispatch.claim.schedule
-            as_claimed = schedule.scheduled_for or held.dispatch.scheduled_for
-            held.dispatch = replace(held.dispatch, scheduled_for=as_claimed, coalesced=schedule.coalesced)
-        self.settlers.put(*waiting)
+        firsts = [plan.settle_first for plan in plans if plan.settle_first is not None]
+        given = [plan.dispatch or unsent(first.claim) for plan, first in zip(plans, firsts, strict=True)]
+        waiting = self._hold(given, asked)
+        for held in waiting:
+            held.as_claimed = True
+        pause, recorded = FIRST_PAUSE, None
+        try:
+            while recorded is None:
+                try:
+                    recorded = await self._desk.settle_first(plans)
+                except SourceConnectionError as error:
+                    self._store_failed(error)
+                    if self._stop.is_set():
+                        return
+                    await event_or_timeout(self._stop, pause)
+                    pause = min(pause * 2, LONGEST_PAUSE)
+        finally:
+            if recorded is None:
+                self.settlers.put(*waiting)
+        sendable = {dispatch.claim.schedule.id for dispatch in recorded}
+        for held in waiting:
+            held.as_claimed = False
+            if held.dispatch.claim.schedule.id not in sendable:
+                self.ledger.remove(held)
+        self.metrics.claimed(len(sendable))
+        self._enqueue([held for held in waiting if held in self.ledger])
 
     async def _ask(self, coming: int = 0) -> _Asking | None:
         """Begin to claim what there is room for beside `coming`; None if there is none."""
@@ -297,9 +313,7 @@ class Dispatcher:
         """Hold what was claimed at that time of the event loop's clock, from now on."""
         lease_ends = asked + self._desk.lease.total_seconds()
         with collector_waits():
-            held = [self.ledger.add(dispatch, lease_ends) for dispatch in dispatches]
-        self.metrics.claimed(len(held))
-        return held
+            return [self.ledger.add(dispatch, lease_ends) for dispatch in dispatches]
 
     def _enqueue(self, held: list[Held]) -> None:
         """Have these sent; what the breaker does not allow any more, since it was asked for, is given back."""
@@ -326,7 +340,7 @@ class Dispatcher:
         self._pace.sent(held.duration)
         schedule_id = held.dispatch.claim.schedule.id
         if held.sent:
-            self.breaker.succeeded(schedule_id)
+            self.breaker.succeeded(schedule_id, held.started)
         elif held.error is not None and self.breaker.failed(schedule_id):
             logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, error_text(held.error))
             self.settlers.put(*self._senders.take_back())

@@ -95,10 +95,15 @@ def ended(stored: StoredSchedule, definition: Definition, now: datetime, default
     pending, end_at = stored.scheduled_for, definition.options.end_at
     if pending is None or (end_at is not None and end_at <= now):
         return None
-    if pending > now and not is_in_flight(stored, now):
-        return ScheduleChanges(updated_at=now, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
-    options = definition.options.model_copy(update={"end_at": max(pending, now)})
-    return ScheduleChanges(updated_at=now, document=codec.encode(replace(definition, options=options), defaults.serializer))
+    is_late = pending <= now or is_in_flight(stored, now)
+    ends, begins = max(pending, now) if is_late else now, definition.options.start_at
+    window = {"end_at": ends, "start_at": None if begins is None or begins > ends else begins}
+    # Also where nothing is late: by its document it is told that it was ended, if the former release declares it once more.
+    document = codec.encode(replace(definition, options=definition.options.model_copy(update=window)), defaults.serializer)
+    changes = ScheduleChanges(updated_at=now, document=document)
+    if is_late:
+        return changes
+    return replace(changes, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
 
 
 def manual_id(task_id: str) -> str:

@@ -23,7 +23,7 @@ class SourceHealth:
         serving: False from when its dispatcher fell over until that has looked at the store again.
         store_reachable: Whether the last call to the store was answered.
         breaker: ``closed`` while the broker takes messages.
-        failing: How many schedules have failed since the broker took a message of theirs.
+        failing: How many schedules have failed in the last ten minutes, and were not sent since.
         in_flight: Sends that are running.
         queued: Occurrences that are claimed and wait for a send.
         held: Claims that are not settled yet.

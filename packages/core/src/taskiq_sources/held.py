@@ -25,9 +25,11 @@ class Held:
         timed_out: Whether the send was cut off because it took too long.
         quarantined: Whether its schedule was set aside.
         lost: Whether the lease was lost; the result is dropped then.
+        as_claimed: Whether it is given back as it was before the claim: what was planned is not recorded.
     """
 
     __slots__ = (
+        "as_claimed",
         "cancelled",
         "dispatch",
         "duration",
@@ -55,6 +57,7 @@ class Held:
         self.timed_out = False
         self.quarantined = False
         self.lost = False
+        self.as_claimed = False
 
     @property
     def due(self) -> datetime:

@@ -176,6 +176,13 @@ def released(dispatch: Dispatch) -> Outcome:
     return replace(given_back(dispatch.claim), scheduled_for=dispatch.scheduled_for, coalesced=dispatch.coalesced)
 
 
+def unsent(claim: Claim) -> Dispatch:
+    """Return what to hold of a claim of which nothing is to be sent."""
+    schedule = claim.schedule
+    nothing = Definition(schedule_id=schedule.id, task_name=schedule.task_name, labels={}, args=[], kwargs={})
+    return _dispatch(claim, nothing, schedule.scheduled_for or schedule.anchor, schedule.coalesced)
+
+
 def given_back(claim: Claim) -> Outcome:
     """Return the outcome after which all is as it was before the claim."""
     schedule = claim.schedule

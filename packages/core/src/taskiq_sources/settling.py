@@ -167,7 +167,7 @@ class Settlers:
         """Return what to settle for an occurrence that was sent, cancelled, failed or given back unsent."""
         dispatch = held.dispatch
         if held.started is None:
-            return occurrences.released(dispatch)
+            return occurrences.given_back(dispatch.claim) if held.as_claimed else occurrences.released(dispatch)
         if held.sent:
             return occurrences.sent(dispatch, now)
         if held.cancelled:

@@ -147,6 +147,28 @@ class WindowRules:
         assert [sent.task_id for sent in await play(source, clock, NOON + DAY)] == [dispatch.task_id]
         assert await ids(source) == []
 
+    @pytest.mark.parametrize("triggers", [HOURLY, {"interval": 3600}], ids=str)
+    async def test_an_end_in_the_past_that_is_taken_back(
+        self, source: ScheduleSource, clock: ManualClock, triggers: dict[str, Any]
+    ) -> None:
+        """A rollback has it run again as before. (Look at what the document says of a schedule that was ended.)"""
+        await add(source, **triggers)
+        await send_due(source)
+        await add(source, schedule_options=ScheduleOptions(end_at=NOW - HOUR), **triggers)
+        assert await play(source, clock, NOW + 2 * HOUR) == []
+        await add(source, **triggers)
+
+        assert len(await play(source, clock, NOW + 5 * HOUR)) == 3
+
+    async def test_an_end_in_the_past_before_a_start_to_come(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """What is late is sent, also where the schedule had been put off meanwhile. (Look at the window in `edits.ended`.)"""
+        await add(source, **HOURLY)
+        clock.set(NOON + HOUR)
+        await add(source, schedule_options=ScheduleOptions(start_at=NOW + 7 * DAY), **HOURLY)
+        await add(source, schedule_options=ScheduleOptions(end_at=NOW - HOUR), **HOURLY)
+
+        assert nominal(await play(source, clock, NOW + 10 * DAY)) == [NOON + HOUR]
+
     @pytest.mark.parametrize("on_conflict", ["keep", "error"])
     async def test_an_end_in_the_past_leaves_what_is_not_to_be_replaced(
         self, source: ScheduleSource, clock: ManualClock, on_conflict: Any
