@@ -20,6 +20,7 @@ from taskiq_sources import (
     ScheduleValidationError,
     source_from_url,
 )
+from taskiq_sources.models import Run
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 BEFORE_TIME = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
@@ -114,6 +115,11 @@ async def test_an_id_is_text(call: Callable[[Any, Any], Awaitable[Any]], given: 
     assert caught.value.value == given
 
 
+def row(occurrence_id: Any) -> Run:
+    given: dict[str, Any] = {"schedule_id": "a", "task_name": "t", "status": "sent", "scheduled_for": NOW, "recorded_at": NOW}
+    return Run(occurrence_id=occurrence_id, **given)
+
+
 CALLS: dict[str, tuple[Callable[[Any, Any], Awaitable[Any]], str, str]] = {
     "args-dictionary": (lambda source, job: source.schedule(job, interval=5, args={"a": 1}), "args", "list of arguments"),
     "args-set": (lambda source, job: source.schedule(job, interval=5, args={1}), "args", "list of arguments"),
@@ -135,6 +141,8 @@ CALLS: dict[str, tuple[Callable[[Any, Any], Awaitable[Any]], str, str]] = {
     "list-owner": (lambda source, job: anext(source.iter_schedules(owner=5)), "owner", "text"),
     "list-due": (lambda source, job: anext(source.iter_schedules(due_before="now")), "due_before", "aware datetime"),
     "list-due-when": (lambda source, job: anext(source.iter_schedules(due_before=AFTER_TIME)), "due_before", "outside"),
+    "runs-after-nul": (lambda source, job: anext(source.runs(after=row("a\x00"))), "after.occurrence_id", "NUL"),
+    "runs-after-no-text": (lambda source, job: anext(source.runs(after=row(5))), "after.occurrence_id", "text"),
     "runs-since": (lambda source, job: anext(source.runs(since=5)), "since", "aware datetime"),
     "runs-until": (lambda source, job: anext(source.runs(until=BEFORE_TIME)), "until", "outside"),
     "jitter": (

@@ -27,6 +27,7 @@ _SHORTEST_LEASE: Final = timedelta(seconds=1)
 _LONGEST_LEASE: Final = timedelta(days=1)
 
 _LONGEST_CLAIMANT: Final = 255
+_LONGEST_OCCURRENCE: Final = 2 * definitions.MAX_ID_LENGTH  # the id of the schedule, and an instant
 
 
 def check_source(
@@ -192,6 +193,7 @@ def row_before(after: object) -> Run | None:
         return None
     if not isinstance(after, Run):
         raise ScheduleValidationError("after", after, "use the last row of the page before, as runs() has yielded it")
+    definitions.check_name("after.occurrence_id", after.occurrence_id, _LONGEST_OCCURRENCE)
     return replace(after, recorded_at=instant("after.recorded_at", after.recorded_at) or after.recorded_at)
 
 
