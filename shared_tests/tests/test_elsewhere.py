@@ -7,8 +7,9 @@ from operator import methodcaller
 
 import pytest
 
+from taskiq_sources.backends import together
 from taskiq_sources.memory import MemoryStore
-from taskiq_sources_conformance.elsewhere import all_of, elsewhere
+from taskiq_sources_conformance.elsewhere import elsewhere
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +20,7 @@ def anyio_backend() -> str:
 
 
 async def test_results_come_in_order() -> None:
-    assert await all_of(asyncio.sleep(0.01, "a"), asyncio.sleep(0, "b")) == ["a", "b"]
+    assert await together([asyncio.sleep(0.01, "a"), asyncio.sleep(0, "b")]) == ["a", "b"]
 
 
 async def test_an_error_is_told_when_all_have_ended() -> None:
@@ -33,7 +34,7 @@ async def test_an_error_is_told_when_all_have_ended() -> None:
         ended.set()
 
     with pytest.raises(ValueError, match="the first"):
-        await all_of(fail(), end_later())
+        await together([fail(), end_later()])
     assert ended.is_set()
 
 
@@ -43,4 +44,4 @@ async def test_a_failure_in_another_process_is_told_with_its_cause() -> None:
             elsewhere(MemoryStore, methodcaller("get", None)) as broken,
             elsewhere(MemoryStore, methodcaller("get", ["a"])) as sound,
         ):
-            await all_of(broken.result(), sound.result())
+            await together([broken.result(), sound.result()])

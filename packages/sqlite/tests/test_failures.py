@@ -177,7 +177,7 @@ async def test_watchers_of_a_file_that_was_opened_anew_after_an_error_are_told(p
         await store.put([schedule(document="x" * 100_000)])
     await store.put([schedule()])
 
-    with pytest.raises(SourceConnectionError, match="replaced by another file, or opened anew"):
+    with pytest.raises(SourceConnectionError, match="opened anew after an error; watch again"):
         await asyncio.wait_for(anext(changes), TIMEOUT)
     await store.close()
 

@@ -102,15 +102,6 @@ async def elsewhere(make_store: Callable[[], ScheduleStore], work: Work, *argume
             await other.kill()
 
 
-async def all_of(*results: Awaitable[Any]) -> list[Any]:
-    """Return what each came to, or raise the first error, when all have ended: a pipe has one reader at a time."""
-    ended = await asyncio.gather(*results, return_exceptions=True)
-    for result in ended:
-        if isinstance(result, BaseException):
-            raise result
-    return ended
-
-
 def main() -> None:
     """Be the other process."""
     make_store, work, arguments = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one

@@ -132,6 +132,18 @@ def check_durations(**durations: object) -> None:
             raise ScheduleValidationError(name, value, f"use a timedelta of at most a century, {_LONGEST.days:,} days")
 
 
+def check_patience(**durations: object) -> None:
+    """Refuse durations that are not timedeltas of 0, which is not to wait at all, or longer.
+
+    Raises:
+        ScheduleValidationError: It names the argument and its value.
+    """
+    for name, value in durations.items():
+        if not isinstance(value, timedelta) or value < timedelta(0):
+            raise ScheduleValidationError(name, value, "use a timedelta, of 0 or longer")
+        check_durations(**{name: value or None})
+
+
 def check_either(**arguments: object) -> None:
     """Refuse anything but one of several arguments that stand for each other. None is none.
 

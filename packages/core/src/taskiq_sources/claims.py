@@ -141,7 +141,8 @@ class ClaimDesk:
         except Exception:
             if len(plans) > 1:
                 return [dispatch for plan in plans for dispatch in await self.settle_first([plan])]
-            logger.exception("What is late of a schedule cannot be settled, and is not sent: %r", plans[0].settle_first)
+            named = [plan.settle_first.claim.schedule.id for plan in plans if plan.settle_first is not None]
+            logger.exception("What is late of schedule %r cannot be settled, and is not sent.", *named)
             return []
         dispatches = (plan.dispatch for plan in plans)
         return [dispatch for dispatch in dispatches if dispatch is not None and dispatch.claim.schedule.id not in lost]

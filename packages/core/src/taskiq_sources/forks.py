@@ -1,9 +1,9 @@
 """What a fork does to files that a database works on: a child cannot use, and must not even close, a connection of its parent.
 
-For stores whose database is a file; what is said is of SQLite. It notes for each process which locks it
-has. A child inherits the note and not the locks, and would read and write without them; what is more, the note is of the file, so
-it holds for every other connection of the child to that file too. Closing might end the write-ahead log under the parent. And the
-thread that works on the connection has stayed behind in the parent.
+For stores whose database is a file; what is said is of SQLite. It notes for each process which locks it has. A child inherits the
+note and not the locks, and would read and write without them; what is more, the note is of the file, so it holds for every other
+connection of the child to that file too. Closing might end the write-ahead log under the parent. And the thread that works on the
+connection has stayed behind in the parent.
 """
 
 from __future__ import annotations
@@ -57,16 +57,19 @@ def check_file(path: str) -> None:
     Raises:
         SourceClosedError: It was.
     """
-    if _inherited and _identity(path) in _inherited:
-        raise _error(path)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return what tells a file from all others; None if it is not there."""
     with suppress(FileNotFoundError):
-        found = os.stat(path)
-        return found.st_dev, found.st_ino
-    return None
+        if _inherited and identity(path) in _inherited:
+            raise _error(path)
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Return what tells a file from all others.
+
+    Raises:
+        OSError: There is none, or it cannot be looked at.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def _error(path: str) -> SourceClosedError:
@@ -80,9 +83,8 @@ def _error(path: str) -> SourceClosedError:
 def _inherit() -> None:
     for connection, path in list(_own.items()):
         _keep(connection)
-        found = _identity(path)
-        if found is not None:
-            _inherited.add(found)
+        with suppress(FileNotFoundError):
+            _inherited.add(identity(path))
     _own.clear()
 
 

@@ -85,7 +85,9 @@ class File:
             if looks >= 0 or looks % _LOOK_ANYWAY == 0:
                 found = await self.call(version)
                 if seen is not None and found[0] is not seen[0]:
-                    raise SourceConnectionError(f"SQLite database {self._path!r} was replaced by another file, or opened anew")
+                    raise SourceConnectionError(
+                        f"SQLite database {self._path!r} was replaced by another file, or opened anew after an error; watch again"
+                    )
                 if found != seen:
                     seen = found
                     yield
@@ -105,11 +107,11 @@ class File:
         """Return the connection to the file that is there now, which may be another one than a moment ago."""
         async with self._switching.here():
             # What is written to a file that was replaced is lost. One that has vanished is an error, not a reason to begin anew.
-            if self._opened is not None and self._opened != _identity(self._path):
+            if self._opened is not None and self._opened != forks.identity(self._path):
                 await self._disconnect()
             if self._connection is None:
                 self._connection = await self._connect()
-                self._opened = _identity(self._path)
+                self._opened = forks.identity(self._path)
             return self._connection
 
     async def _connect(self) -> aiosqlite.Connection:
@@ -167,8 +169,3 @@ async def _execute(connection: aiosqlite.Connection, work: Callable[[sqlite3.Con
         raise
     finally:
         end()  # it may not have come to the work
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino

@@ -60,7 +60,7 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
     Raises:
         ScheduleValidationError: It names no file that processes can share.
     """
-    path = path_of(url, _FORMS)
+    path = given = path_of(url, _FORMS)
     problems: dict[str, bool] = {}
     if isinstance(url, str) and _SCHEME.match(url):
         parts = urlsplit(url)
@@ -74,5 +74,5 @@ def path_from_url(url: str | os.PathLike[str]) -> str:
     problems["a path has no NUL character"] = "\0" in path
     for problem, is_there in problems.items():
         if is_there:
-            raise ScheduleValidationError("url", redact_url(path_of(url, _FORMS)), problem)
+            raise ScheduleValidationError("url", redact_url(given), problem)
     return path

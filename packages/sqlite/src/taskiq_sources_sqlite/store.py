@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import ClassVar
 
-from taskiq_sources.backends import check_durations
+from taskiq_sources.backends import check_durations, check_patience
 from taskiq_sources.clock import system_now
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import Capabilities
@@ -52,7 +52,8 @@ class SQLiteStore(SQLStore[File]):
         super().__init__()
         if synchronous not in SYNCHRONOUS:
             raise ScheduleValidationError("synchronous", synchronous, f"use one of {', '.join(SYNCHRONOUS)}")
-        check_durations(poll_interval=poll_interval, busy_timeout=busy_timeout if busy_timeout != timedelta(0) else poll_interval)
+        check_patience(busy_timeout=busy_timeout)
+        check_durations(poll_interval=poll_interval)
         #: The file; absolute, so that it stays the same one when the process changes its directory. ``taskiq schedules`` looks
         #: whether it is there.
         self.path = os.path.abspath(path)

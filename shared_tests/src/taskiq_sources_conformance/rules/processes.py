@@ -7,10 +7,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TypeAlias
 
+from taskiq_sources.backends import together
 from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuery
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_conformance.build import LEASE, NOW, at, claimable, outcome, read, recorded, run, schedule, take, take_one
-from taskiq_sources_conformance.elsewhere import all_of, elsewhere
+from taskiq_sources_conformance.elsewhere import elsewhere
 from taskiq_sources_conformance.rules.durability import live
 from taskiq_sources_conformance.rules.push import watching
 
@@ -58,8 +59,8 @@ class ProcessRules:
         await store.put([schedule(EDITED, next_run_at=None, scheduled_for=None)])
         async with AsyncExitStack() as stack:
             starting = (stack.enter_async_context(elsewhere(make_store_elsewhere, work_off)) for _ in range(PROCESSES))
-            others = await all_of(*starting)
-            results = await all_of(*(other.result() for other in others))
+            others = await together(starting)
+            results = await together(other.result() for other in others)
         results.append(await work_off(store))  # what concurrent claims have stepped over
 
         assert Counter(schedule_id for taken, _ in results for schedule_id in taken) == dict.fromkeys(ids, 1)

@@ -119,7 +119,7 @@ class SourceHistoryRules:
 
     @pytest.mark.parametrize("after", ["a@2030-01-01T12:00:00.000Z", NOW, 5], ids=str)
     async def test_a_page_begins_after_a_row(self, source: ScheduleSource, after: Any) -> None:
-        """What is no row is refused, with the way to go on. (Look at `_place`.)"""
+        """What is no row is refused, with the way to go on. (Look at `row_before`.)"""
         with pytest.raises(ScheduleValidationError, match=r"after .*the last row of the page before"):
             await rows(source, after=after)
 
