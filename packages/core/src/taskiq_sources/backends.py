@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import fields
 from datetime import timedelta
+from itertools import islice
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from taskiq_sources.errors import (
@@ -199,9 +200,14 @@ def fresh_token() -> str:
     return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
-def portions(values: Iterable[T], size: int | None, weigh: Callable[[T], int] = lambda _: 1) -> Iterator[list[T]]:
-    """Yield the values in lists that weigh at most `size`, or have a single one that weighs more; of None, in one list."""
-    portion: list[T] = []
+def portions(values: Iterable[T], size: int | None, weigh: Callable[[T], int] | None = None) -> Iterator[list[T]]:
+    """Yield the values in lists of `size`, or that weigh at most so much, or have one that weighs more; of None, in one list."""
+    if weigh is None:
+        left = iter(values)
+        while portion := list(islice(left, size)):
+            yield portion
+        return
+    portion = []
     weight = 0
     for value in values:
         more = weigh(value)

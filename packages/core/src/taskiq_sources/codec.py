@@ -25,7 +25,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_sources.clock import UTC, floor_ms
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleValidationError, shorten
-from taskiq_sources.models import record
+from taskiq_sources.models import in_order, record
 from taskiq_sources.options import ScheduleOptions
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import Zone
@@ -122,6 +122,9 @@ class Definition:
         )
 
 
+_in_order = in_order(Definition)
+
+
 def encode(definition: Definition, serializer: TaskiqSerializer | None = None) -> str:
     """Return the document of a definition.
 
@@ -193,31 +196,49 @@ def _definition(
     serializer: TaskiqSerializer | None,
     owner: str | None,
 ) -> Definition:
-    """Return the definition of a document whose fields these are; they are used up."""
+    """Return the definition of a document whose fields these are; they are changed."""
     unknown: dict[str, Any] = {}
-    for name in [name for name, value in fields.items() if type(value) is not _PLAIN.get(name)]:
-        value = fields.pop(name)
+    for name in [name for name, value in fields.items() if type(value) is not _plain_type(name)]:
+        value = fields[name]
         if name not in _READERS:
             unknown[name] = value
-        elif value is not None:
+        elif value is None:  # as if it was not there
+            del fields[name]
+        else:
             fields[name] = _READERS[name](name, value)
-    version = fields.pop("v", VERSION)
+    get = fields.get
+    version = get("v", VERSION)
     if version > VERSION:
         unknown["v"] = version  # an edit by this release does not make it an old document
     if "payload" in fields:
-        fields |= _load_payload(schedule_id, fields.pop("payload"), fields.pop("serializer", None), serializer)
+        fields |= _load_payload(schedule_id, fields["payload"], get("serializer"), serializer)
+    options, unknown_options = _NO_OPTIONS, None
     if "options" in fields:
-        written = fields.pop("options")
+        written = fields["options"]
         known = {name: value for name, value in written.items() if name in ScheduleOptions.model_fields}
-        fields["options"] = ScheduleOptions(**{**_DEFAULT_FIELDS, **known})
-        fields["unknown_options"] = {name: value for name, value in written.items() if name not in known}
-    if unknown:
-        fields["unknown"] = unknown
-    fields["schedule_id"], fields["owner"] = schedule_id, owner
-    definition = Definition(**fields)
-    if definition.cron is None and definition.interval is None and definition.time is None:
+        options = ScheduleOptions(**{**_DEFAULT_FIELDS, **known})
+        unknown_options = {name: value for name, value in written.items() if name not in known}
+    cron, interval, time = get("cron"), get("interval"), get("time")
+    if cron is None and interval is None and time is None:
         raise ScheduleDecodeError(schedule_id, "it has no cron, interval or time")
-    return definition
+    return _in_order(
+        schedule_id,
+        fields["task_name"],
+        fields["labels"],
+        fields["args"],
+        fields["kwargs"],
+        get("task_id"),
+        cron,
+        get("cron_offset"),
+        interval,
+        time,
+        owner,
+        options,
+        get("timezone", "UTC"),
+        get("manual_of"),
+        unknown or None,
+        unknown_options,
+    )
 
 
 def _text(name: str, value: Any) -> str:
@@ -341,6 +362,7 @@ _PLAIN: dict[str, type] = {
     "args": list,
     "v": int,
 }
+_plain_type = _PLAIN.get  # looked up once: every field of every document comes by
 
 
 def _require_json(value: object, path: str, fix: str, depth: int = 0) -> None:

@@ -101,8 +101,9 @@ class Ledger:
         if schedule_id in self._newest:
             self._newest[schedule_id].lost = True
         self._newest[schedule_id] = held
+        if not self._held:
+            self.busy.set()
         self._held[held] = None
-        self.busy.set()
         return held
 
     def remove(self, held: Held) -> None:

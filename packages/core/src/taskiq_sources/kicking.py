@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 from taskiq import AsyncBroker, BrokerMessage, TaskiqMessage, TaskiqMiddleware
 from taskiq.abc.serializer import TaskiqSerializer
@@ -18,6 +19,9 @@ _TEXT = LabelType.STR.value
 
 #: Some releases of taskiq leave this label out of messages.
 _LEFT_TO_TASKIQ = "types_of_exceptions"
+
+#: Makes a message of its fields, without the detour by keyword arguments.
+_broker_message = TypeAdapter(BrokerMessage).validator.validate_python
 
 #: A message that has other fields in some release of taskiq is made by taskiq.
 _IS_KNOWN = list(BrokerMessage.model_fields) == ["task_id", "task_name", "message", "labels"] and (
@@ -47,9 +51,8 @@ async def kick(broker: AsyncBroker, dispatch: Dispatch) -> bool:
         "args": definition.args,
         "kwargs": definition.kwargs,
     }
-    packed = _pack(message, broker.serializer)
-    name = definition.task_name
-    await broker.kick(BrokerMessage(task_id=dispatch.task_id, task_name=name, message=packed, labels=labels))
+    packed, name = _pack(message, broker.serializer), definition.task_name
+    await broker.kick(_broker_message({"task_id": dispatch.task_id, "task_name": name, "message": packed, "labels": labels}))
     return True
 
 

@@ -19,7 +19,7 @@ from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
 from taskiq_sources.definitions import due_at, occurrence_id, timetable_of
 from taskiq_sources.errors import error_text
-from taskiq_sources.models import Claim, Outcome, Run, RunStatus, record
+from taskiq_sources.models import Claim, Outcome, Run, RunStatus, in_order, record
 from taskiq_sources.tasks import ScheduledTask
 from taskiq_sources.triggers import Timetable
 
@@ -76,24 +76,28 @@ class Dispatch:
 
     def run(self, status: RunStatus, now: datetime, error: str | None = None) -> Run:
         """Return the history row that says what became of it."""
-        return Run(
-            occurrence_id=self.occurrence_id,
-            schedule_id=self.schedule_id,
-            task_name=self.definition.task_name,
-            scheduled_for=self.scheduled_for,
-            status=status,
-            recorded_at=now,
-            task_id=None if status == "missed" else self.task_id,
-            attempt=self.claim.schedule.attempt,
-            coalesced=self.coalesced,
-            claimant=self.claim.schedule.claimant,
-            error=error,
+        schedule = self.claim.schedule
+        return _run(
+            self.occurrence_id,
+            self.schedule_id,
+            self.definition.task_name,
+            self.scheduled_for,
+            status,
+            now,  # recorded_at
+            None if status == "missed" else self.task_id,
+            schedule.attempt,
+            self.coalesced,
+            schedule.claimant,
+            error,
         )
 
     @property
     def task(self) -> ScheduledTask:
         """What to send, with `task_id` and `schedule_id` as the message carries them. Shares arguments with the definition."""
         return replace(self.definition, schedule_id=self.schedule_id, task_id=self.task_id).task
+
+
+_run, _new_dispatch = in_order(Run), in_order(Dispatch)
 
 
 @record
@@ -372,11 +376,5 @@ def _moved_on(
 
 def _dispatch(claim: Claim, definition: Definition, scheduled_for: datetime, coalesced: int) -> Dispatch:
     occurrence = occurrence_id(claim.schedule.id, scheduled_for)
-    return Dispatch(
-        claim=claim,
-        definition=definition,
-        scheduled_for=scheduled_for,
-        coalesced=coalesced,
-        occurrence_id=occurrence,
-        task_id=definition.task_id or task_id_of(occurrence),
-    )
+    task_id = definition.task_id or task_id_of(occurrence)
+    return _new_dispatch(claim, definition, scheduled_for, coalesced, occurrence, task_id)

@@ -1,22 +1,33 @@
 """Reads the contract's dataclasses from rows of plain values: what JSON knows, and instants as milliseconds. No I/O.
 
-Each is made field by field: thousands are read in a burst, and to make a dictionary of each on the way takes as long again.
+Thousands are read in a burst, and to name the fields of each on the way takes as long again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from datetime import datetime
 from typing import Any, Final
 
 from pydantic_core import from_json
 
-from taskiq_sources.clock import from_ms
-from taskiq_sources.models import Run, StoredSchedule
+from taskiq_sources.clock import from_ms, to_ms
+from taskiq_sources.models import Claim, Run, StoredSchedule, in_order
 
 #: The order of values in a row.
 SCHEDULE_COLUMNS: Final = tuple(field.name for field in fields(StoredSchedule))
 RUN_COLUMNS: Final = tuple(field.name for field in fields(Run))
+
+_WIDTH: Final = len(SCHEDULE_COLUMNS)
+_INSTANTS: Final = tuple(
+    map(SCHEDULE_COLUMNS.index, ("scheduled_for", "next_run_at", "anchor", "created_at", "updated_at", "lease_until"))
+)
+_FLAGS: Final = tuple(map(SCHEDULE_COLUMNS.index, ("paused", "quarantined")))
+_stored_schedule = in_order(StoredSchedule)
+
+#: Makes a `Claim` of schedule, token, ``claimed_at`` and ``lease_until``.
+new_claim = in_order(Claim)
 
 
 def rows_in(text: str | bytes) -> Sequence[Sequence[Any]]:
@@ -25,53 +36,20 @@ def rows_in(text: str | bytes) -> Sequence[Sequence[Any]]:
     return rows
 
 
+def plain(values: Iterable[object]) -> list[object]:
+    """Return values as a row has them."""
+    return [to_ms(value) if isinstance(value, datetime) else value for value in values]
+
+
 def schedule_from_row(row: Iterable[Any]) -> StoredSchedule:
     """Return the schedule of a row that begins with its columns, in the order of the dataclass."""
-    (
-        schedule_id,
-        task_name,
-        document,
-        timing,
-        scheduled_for,
-        next_run_at,
-        anchor,
-        created_at,
-        updated_at,
-        owner,
-        coalesced,
-        attempt,
-        run_count,
-        paused,
-        quarantined,
-        last_error,
-        revision,
-        timing_revision,
-        claimant,
-        lease_until,
-        *_,
-    ) = row
-    return StoredSchedule(
-        id=schedule_id,
-        task_name=task_name,
-        document=document,
-        timing=timing,
-        scheduled_for=None if scheduled_for is None else from_ms(scheduled_for),
-        next_run_at=None if next_run_at is None else from_ms(next_run_at),
-        anchor=from_ms(anchor),
-        created_at=from_ms(created_at),
-        updated_at=from_ms(updated_at),
-        owner=owner,
-        coalesced=coalesced,
-        attempt=attempt,
-        run_count=run_count,
-        paused=bool(paused),
-        quarantined=bool(quarantined),
-        last_error=last_error,
-        revision=revision,
-        timing_revision=timing_revision,
-        claimant=claimant,
-        lease_until=None if lease_until is None else from_ms(lease_until),
-    )
+    values = [*row]
+    for column in _INSTANTS:
+        if values[column] is not None:
+            values[column] = from_ms(values[column])
+    for column in _FLAGS:
+        values[column] = bool(values[column])
+    return _stored_schedule(*values[:_WIDTH])
 
 
 def run_from_row(row: Iterable[Any]) -> Run:

@@ -14,7 +14,8 @@ from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any, TypeAlias
 
-from taskiq_sources.models import Claim, Outcome, Run, StoredSchedule
+from taskiq_sources.models import Claim, Outcome, Run, StoredSchedule, in_order
+from taskiq_sources.rows import new_claim
 
 Document: TypeAlias = dict[str, Any]
 
@@ -24,7 +25,8 @@ _RUN = tuple(field.name for field in fields(Run))
 _SCHEDULE_KEYS = ("_id", *_SCHEDULE[1:])
 _RUN_KEYS = ("_id", *_RUN[1:])
 _schedule_values, _run_values = attrgetter(*_SCHEDULE), attrgetter(*_RUN)
-_stored_schedule, _stored_run = itemgetter(*_SCHEDULE_KEYS), itemgetter(*_RUN_KEYS)
+_schedule_of, _run_of = itemgetter(*_SCHEDULE_KEYS), itemgetter(*_RUN_KEYS)
+_stored_schedule, _run = in_order(StoredSchedule), in_order(Run)
 _PROGRESS = ("scheduled_for", "next_run_at", "coalesced", "attempt", "run_count", "last_error", "quarantined")
 
 #: Nobody holds the schedule.
@@ -43,14 +45,14 @@ def new_schedule(schedule: StoredSchedule) -> Document:
 
 def schedule_from(document: Mapping[str, Any]) -> StoredSchedule:
     """Return the schedule of a document."""
-    return StoredSchedule(**dict(zip(_SCHEDULE, _stored_schedule(document), strict=True)))
+    return _stored_schedule(*_schedule_of(document))
 
 
 def claim_from(document: Mapping[str, Any], *, now: datetime) -> Claim:
     """Return the claim of a document that was claimed at `now`."""
     # The token of all that are claimed at once, and for the history of this one the number of its settles.
     token = f"{document['token']}.{document.get('seq', 0) + 1}"
-    return Claim(schedule=schedule_from(document), token=token, claimed_at=now, lease_until=document["lease_until"])
+    return new_claim(schedule_from(document), token, now, document["lease_until"])
 
 
 def token_of(claim: Claim) -> str:
@@ -103,4 +105,4 @@ def rows_of(outcomes: Sequence[Outcome]) -> dict[str, Document]:
 
 def run_from(document: Mapping[str, Any]) -> Run:
     """Return the history row of a document."""
-    return Run(**dict(zip(_RUN, _stored_run(document), strict=True)))
+    return _run(*_run_of(document))

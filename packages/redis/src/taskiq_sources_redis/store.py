@@ -19,6 +19,7 @@ from taskiq_sources.backends import SessionStore, changed_fields, check_duration
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
+from taskiq_sources.rows import new_claim
 from taskiq_sources_redis import records
 from taskiq_sources_redis.records import Part
 from taskiq_sources_redis.server import Server
@@ -130,7 +131,7 @@ class RedisStore(SessionStore[Server]):
         if len(places) > 1 or ids is not None:
             taken.sort(key=lambda one: (one.next_run_at or now, one.id))
         with collector_waits():
-            return [Claim(schedule=schedule, token=token, claimed_at=now, lease_until=until) for schedule in taken]
+            return [new_claim(schedule, token, now, until) for schedule in taken]
 
     async def _oldest(self, places: Sequence[Place], window: tuple[int, int], limit: int) -> list[Place]:
         """Return the oldest of what may be claimed in several places."""

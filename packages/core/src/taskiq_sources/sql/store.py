@@ -14,7 +14,7 @@ from taskiq_sources.backends import SessionStore, changed_fields, check_revision
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
-from taskiq_sources.rows import run_from_row, schedule_from_row
+from taskiq_sources.rows import new_claim, run_from_row, schedule_from_row
 from taskiq_sources.sql import columns
 from taskiq_sources.sql.columns import Row
 
@@ -129,7 +129,7 @@ class SQLStore(SessionStore[SessionT]):
         else:
             taken = await self._run("claim_ids", {**columns.instants(values), "ids": list(ids)})
         with collector_waits():
-            return [Claim(schedule=schedule_from_row(row), token=row[-1], claimed_at=now, lease_until=until) for row in taken]
+            return [new_claim(schedule_from_row(row), row[-1], now, until) for row in taken]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         held = await self._run("renew", {**columns.lease_columns(claims), "until": to_ms(until)})
