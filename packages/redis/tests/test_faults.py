@@ -409,7 +409,7 @@ async def test_calls_that_are_cancelled_give_their_turns_back(server: RedisServe
             call.cancel()
         await asyncio.wait(calls)
 
-    assert store._session._calls._value == 2
+    assert store._session._calls._free == 2
     assert await asyncio.gather(*(store.get(["a"]) for _ in range(20))) == [{}] * 20
     await store.close()
 
