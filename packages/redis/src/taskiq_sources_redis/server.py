@@ -44,8 +44,7 @@ _driver: Any = redis.asyncio  # whose annotations differ from version to version
 @cache
 def load_script(name: str) -> tuple[str, str]:
     """Return an operation's Lua, behind what it shares with others, and its SHA-1."""
-    folder = files("taskiq_sources_redis").joinpath("lua")
-    text = "\n".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in ("_common", name))
+    text = "\n".join(files(__package__).joinpath(f"lua/{part}.lua").read_text(encoding="utf-8") for part in ("_common", name))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
