@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -74,6 +75,7 @@ class Proxy:
         self._target = port
         self._tasks: set[asyncio.Task[None]] = set()
         self.loses_answers = False
+        self.loses_answers_after: float = math.inf  # bytes of them
         self.asked = 0  # how often something was passed on while answers were lost
 
     async def __aenter__(self) -> Proxy:
@@ -101,6 +103,8 @@ class Proxy:
         async def back() -> None:
             while (data := await there_reader.read(65536)) and not self.loses_answers:
                 writer.write(data)
+                self.loses_answers_after -= len(data)
+                self.loses_answers = self.loses_answers_after < 0
 
         ways = [asyncio.ensure_future(there()), asyncio.ensure_future(back())]
         try:
@@ -308,6 +312,37 @@ async def test_a_lost_answer_to_a_claim_does_not_claim_again(server: RedisServer
         await client.aclose()
 
 
+async def test_a_claim_returns_what_it_has_when_a_later_answer_is_lost(server: RedisServer) -> None:
+    """It was taken, and nobody else could send it before the lease ends. Whoever claims nothing is told why."""
+    megabytes = 1024 * 1024
+    async with Proxy(server.port) as proxy, opened(server.url) as direct, opened(f"redis://127.0.0.1:{proxy.port}/0") as store:
+        await direct.put([schedule(schedule_id, document="x" * 3 * megabytes) for schedule_id in "abc"])  # an answer holds one
+        proxy.loses_answers_after = 7 * megabytes
+
+        claims = await take(store)
+        assert [claim.schedule.id for claim in claims] == ["a", "b"]
+        with pytest.raises(SourceConnectionError):
+            await take(store)
+        proxy.loses_answers, proxy.loses_answers_after = False, math.inf
+        assert await store.renew(claims, until=NOW + LEASE) == {"a", "b"}
+        assert [claim.schedule.attempt for claim in await take(store, now=NOW + LEASE)] == [2, 2, 2]
+
+
+async def test_a_claim_returns_what_some_shards_have_given_when_others_fail(server: RedisServer) -> None:
+    async with opened(server.url, prefix="some", shards=2) as store:
+        ids = [f"{number:02}" for number in range(20)]
+        await store.put([schedule(schedule_id) for schedule_id in ids])
+        first, second = ([one for one in ids if store._shards.places([(one.encode(),)])[0][0] == of] for of in store._shards.keys)
+        server.command("RENAME", "{some:1}:documents", "elsewhere")
+        server.command("SET", "{some:1}:documents", "something else")
+
+        assert [claim.schedule.id for claim in await take(store)] == first
+        with pytest.raises(SourceConnectionError, match="another prefix"):
+            await take(store)
+        server.command("RENAME", "elsewhere", "{some:1}:documents")
+        assert [claim.schedule.id for claim in await take(store)] == second
+
+
 async def test_a_lost_answer_to_a_settle_is_not_reported_as_lost(server: RedisServer) -> None:
     """The driver would repeat the settle, find the token gone and report a loss. Applied it is, once."""
     async with Proxy(server.port) as proxy:
@@ -409,7 +444,7 @@ async def test_calls_that_are_cancelled_give_their_turns_back(server: RedisServe
             call.cancel()
         await asyncio.wait(calls)
 
-    assert store._session._calls._value == 2
+    assert store._session._calls._free == 2
     assert await asyncio.gather(*(store.get(["a"]) for _ in range(20))) == [{}] * 20
     await store.close()
 

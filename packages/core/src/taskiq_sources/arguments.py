@@ -14,10 +14,9 @@ import taskiq
 
 from taskiq_sources import definitions
 from taskiq_sources.backends import check_durations
-from taskiq_sources.clock import floor_ms
+from taskiq_sources.clock import OUT_OF_RANGE, floor_ms
 from taskiq_sources.errors import ScheduleValidationError
-from taskiq_sources.models import Run, RunStatus
-from taskiq_sources.options import OnConflict
+from taskiq_sources.models import Run
 from taskiq_sources.stock import origin_id
 
 #: A scheduler renews its leases at a third of it, and each renewal is a call to the store.
@@ -104,24 +103,15 @@ def check_call(args: object, kwargs: object) -> None:
             raise ScheduleValidationError("kwargs", name, "the names of arguments are text")
 
 
-def check_conflict(on_conflict: object) -> None:
-    """Refuse a policy that does not exist.
+def check_words(literal: object, **words: object) -> None:
+    """Refuse what is none of the words of a `Literal`.
 
     Raises:
-        ScheduleValidationError: There is none of this name.
+        ScheduleValidationError: It names the argument and its value.
     """
-    if on_conflict not in get_args(OnConflict):
-        raise ScheduleValidationError("on_conflict", on_conflict, f"use one of {', '.join(get_args(OnConflict))}")
-
-
-def check_status(status: object) -> None:
-    """Refuse a status that does not exist; None is any.
-
-    Raises:
-        ScheduleValidationError: There is none of this name.
-    """
-    if status is not None and status not in get_args(RunStatus):
-        raise ScheduleValidationError("status", status, f"use one of {', '.join(get_args(RunStatus))}")
+    for name, value in words.items():
+        if value not in get_args(literal):
+            raise ScheduleValidationError(name, value, f"use one of {', '.join(get_args(literal))}")
 
 
 def check_flags(**flags: object) -> None:
@@ -180,7 +170,7 @@ def instant(field: str, moment: object) -> datetime | None:
     try:
         return floor_ms(moment)
     except OverflowError as error:
-        raise ScheduleValidationError(field, moment.isoformat(), "it is outside of what a datetime in UTC can be") from error
+        raise ScheduleValidationError(field, moment.isoformat(), OUT_OF_RANGE) from error
 
 
 def row_before(after: object) -> Run | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
-from typing import Protocol
+from typing import Final, Protocol
 
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.tasking import LoopLock
@@ -21,6 +21,9 @@ logger = logging.getLogger("taskiq_sources")
 UTC = timezone.utc
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+
+#: What is wrong with an instant whose UTC overflows.
+OUT_OF_RANGE: Final = "it is outside of what a datetime in UTC can be"
 
 #: How long a measured offset is trusted. Quartz oscillators drift by less than 0.1 ms/s: 6 ms in this time.
 SYNC_INTERVAL = timedelta(seconds=60)

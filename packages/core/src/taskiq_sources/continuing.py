@@ -35,7 +35,7 @@ def continued(
         former: What that says; None if it cannot be read.
         now: The present.
     """
-    runs_alike = row.timing == stored.timing == (stored.timing if former is None else definitions.timing_of(former))
+    runs_alike = row.timing == stored.timing == former_timing(stored, former)
     goes_on = runs_alike if former is None else _triggers(former) == _triggers(definition)
     is_up_to_date = runs_alike and stored.scheduled_for is not None and not _is_used_up(definition, stored.run_count)
     is_being_sent = _is_being_sent(stored, now)
@@ -48,6 +48,11 @@ def continued(
     if former is not None and _has_another_pace(former, definition):
         return _edit(_at_another_pace(row, definition, stored, former, now), definition, stored, now)
     return begun(row, definition, stored, former, now)
+
+
+def former_timing(stored: StoredSchedule, former: Definition | None) -> str:
+    """Return the timing of what a stored schedule says, `former`; as it is stored, if that cannot be read."""
+    return stored.timing if former is None else definitions.timing_of(former)
 
 
 def begun(

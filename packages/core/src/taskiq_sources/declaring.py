@@ -20,7 +20,7 @@ from taskiq_sources.backends import together
 from taskiq_sources.changing import Changing, held
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import continued
+from taskiq_sources.continuing import continued, former_timing
 from taskiq_sources.definitions import BEGINNING, Defaults
 from taskiq_sources.errors import RevisionConflictError, ScheduleDecodeError, ScheduleNotFoundError
 from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges, StoredSchedule
@@ -97,7 +97,8 @@ async def declare(
     due_once = {name: given[name] for name in rows if name not in new and _is_due_once(given[name], now)}
     done = await _done_of(due_once, store)
     stored = await store.get(ended | done) if ended or done else {}
-    ending = {name for name in ended & stored.keys() if _timing(stored[name], defaults) != definitions.timing_of(given[name])}
+    timings = {name: former_timing(stored[name], former_of(stored[name], defaults)) for name in ended & stored.keys()}
+    ending = {name for name, timing in timings.items() if timing != definitions.timing_of(given[name])}
     # What is stored under its id for another time is not to give way to a time that was done with.
     over = ended | {name for name in done if name not in stored or stored[name].timing != rows[name].timing}
     kept = {name: row for name, row in rows.items() if name not in over}
@@ -265,11 +266,6 @@ async def _redeclare(
         await store.put([replace(stored, task_name=row.task_name, owner=row.owner)])
         stored = (await store.get([row.id])).get(row.id)
     return await changing.edit(stored, change) is not None
-
-
-def _timing(stored: StoredSchedule, defaults: Defaults) -> str:
-    former = former_of(stored, defaults)
-    return stored.timing if former is None else definitions.timing_of(former)
 
 
 def former_of(stored: StoredSchedule, defaults: Defaults) -> Definition | None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_sources import codec
-from taskiq_sources.clock import floor_ms, to_ms
+from taskiq_sources.clock import OUT_OF_RANGE, floor_ms, to_ms
 from taskiq_sources.codec import Definition
 from taskiq_sources.errors import ScheduleDecodeError, ScheduleValidationError
 from taskiq_sources.models import StoredSchedule
@@ -293,7 +293,7 @@ def _utc(moment: datetime | None) -> datetime | None:
     try:
         return floor_ms(moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment)
     except OverflowError as error:
-        raise ScheduleValidationError("time", moment, "it is outside of what a datetime in UTC can be") from error
+        raise ScheduleValidationError("time", moment, OUT_OF_RANGE) from error
 
 
 def _never_runs(definition: Definition, now: datetime) -> ScheduleValidationError:

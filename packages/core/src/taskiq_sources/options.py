@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from taskiq_sources.clock import floor_ms
+from taskiq_sources.clock import OUT_OF_RANGE, floor_ms
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.triggers import DstPolicy
 
@@ -77,8 +77,7 @@ class ScheduleOptions(BaseModel):
         try:
             return floor_ms(value)
         except OverflowError as error:
-            msg = "it is outside of what a datetime in UTC can be"
-            raise ValueError(msg) from error
+            raise ValueError(OUT_OF_RANGE) from error
 
     @field_validator("misfire_grace", "jitter")
     @classmethod

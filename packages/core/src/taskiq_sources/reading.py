@@ -143,7 +143,8 @@ class SourceReader(taskiq.ScheduleSource):
             limit: How many at most.
         """
         arguments.check_limit(limit)
-        arguments.check_status(status)
+        if status is not None:
+            arguments.check_words(RunStatus, status=status)
         place = arguments.row_before(after)
         since, until = arguments.instant("since", since), arguments.instant("until", until)
         resolved = None if schedule_id is None else arguments.schedule_id_of(schedule_id)

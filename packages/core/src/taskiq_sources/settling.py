@@ -16,7 +16,7 @@ from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
-from taskiq_sources.models import Outcome
+from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.tasking import event_or_timeout
 
@@ -112,31 +112,31 @@ class Settlers:
 
     async def _settle(self, outcomes: list[Outcome]) -> None:
         """Have outcomes recorded, however long it takes. One that trips a bug of the store does not take the others with it."""
-        try:
-            await self._record(outcomes)
-        except SourceClosedError:
-            raise
-        except Exception:
-            logger.exception("Settling %d occurrence(s) failed, they are settled one by one; please report this.", len(outcomes))
+        if (bug := await self._bug_in_recording(outcomes)) is not None:
+            problem = "Settling %d occurrence(s) failed, they are settled one by one; please report this."
+            logger.error(problem, len(outcomes), exc_info=bug)
             for outcome in outcomes:
                 await self._settle_one(outcome)
 
     async def _settle_one(self, outcome: Outcome) -> None:
         """Have an outcome recorded; if that trips a bug, have its schedule set aside, or it would be sent again and again."""
         claim = outcome.claim
+        if (bug := await self._bug_in_recording([outcome])) is not None:
+            problem = "Schedule %r is quarantined: what became of its occurrence cannot be recorded"
+            logger.error(problem, claim.schedule.id, exc_info=bug)
+            if (bug := await self._bug_in_recording([_set_aside(claim, bug)])) is not None:
+                problem = "Schedule %r cannot be quarantined; it is claimed again when its lease ends"
+                logger.error(problem, claim.schedule.id, exc_info=bug)
+
+    async def _bug_in_recording(self, outcomes: list[Outcome]) -> Exception | None:
+        """Have outcomes recorded, however long it takes; return the bug that this trips, if it does."""
         try:
-            await self._record([outcome])
+            await self._record(outcomes)
         except SourceClosedError:
             raise
-        except Exception as error:
-            logger.exception("Schedule %r is quarantined: what became of its occurrence cannot be recorded", claim.schedule.id)
-            set_aside = replace(occurrences.quarantined(claim, error), attempt=claim.schedule.attempt)
-            try:
-                await self._record([set_aside])
-            except SourceClosedError:
-                raise
-            except Exception:
-                logger.exception("Schedule %r cannot be quarantined; it is claimed again when its lease ends", claim.schedule.id)
+        except Exception as bug:
+            return bug
+        return None
 
     async def _record(self, outcomes: list[Outcome]) -> None:
         pause = FIRST_PAUSE
@@ -161,7 +161,7 @@ class Settlers:
             logger.exception("Schedule %r is quarantined: what comes next cannot be told", dispatch.schedule_id)
             held.quarantined = True
             run = dispatch.run("sent" if held.sent else "failed", now, error_text(error))
-            return replace(occurrences.quarantined(dispatch.claim, error), attempt=dispatch.claim.schedule.attempt, runs=(run,))
+            return replace(_set_aside(dispatch.claim, error), runs=(run,))
 
     def _outcome_of(self, held: Held, now: datetime) -> Outcome:
         """Return what to settle for an occurrence that was sent, cancelled, failed or given back unsent."""
@@ -200,3 +200,8 @@ class Settlers:
             metrics.failed(failed)
         if quarantined:
             metrics.quarantined(quarantined)
+
+
+def _set_aside(claim: Claim, error: Exception) -> Outcome:
+    """Return the outcome of a claim that was sent, or may have been, and so counts, whose schedule is quarantined."""
+    return replace(occurrences.quarantined(claim, error), attempt=claim.schedule.attempt)

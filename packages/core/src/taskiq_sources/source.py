@@ -347,7 +347,7 @@ class ScheduleSource(SourceReader):
         paused: bool = False,
     ) -> frozenset[str]:
         """Do what `add_schedules` does; `made_up` are ids that nobody has chosen."""
-        arguments.check_conflict(on_conflict)
+        arguments.check_words(OnConflict, on_conflict=on_conflict)
         await self._open()
         defined: dict[str, Definition] = {}
         new = set(made_up)

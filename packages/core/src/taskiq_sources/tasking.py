@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -62,6 +63,46 @@ async def sparsely(changes: AsyncIterator[None], every: float) -> AsyncGenerator
     finally:
         if isinstance(changes, AsyncGenerator):
             await changes.aclose()
+
+
+class Turnstile:
+    """Lets so many in at once, the others in the order in which they have come. Of use in one event loop only.
+
+    Not asyncio's semaphore or lock: these know no bound on waiting, and `asyncio.wait_for` before Python 3.12 loses a turn, or a
+    cancellation, that comes with the other; nor do they tell whether a turn could be had at once.
+
+    Args:
+        at_once: How many.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self._free = at_once
+        self._waiting: deque[asyncio.Future[None]] = deque()  # nobody does while a turn is free
+
+    async def take(self, *, within: float) -> bool:
+        """Wait for a turn, for `within` seconds at most; return whether it has come. Who has it calls `pass_on` in the end."""
+        if self._free:
+            self._free -= 1
+            return True
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=within)
+        except BaseException:
+            if turn.done():
+                self.pass_on()
+            raise
+        finally:
+            if not turn.done():
+                self._waiting.remove(turn)
+        return turn.done()
+
+    def pass_on(self) -> None:
+        """Give the turn to the one who has waited longest."""
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
+        else:
+            self._free += 1
 
 
 class LoopLock:

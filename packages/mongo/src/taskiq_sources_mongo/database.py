@@ -22,6 +22,7 @@ from pymongo.read_concern import ReadConcern
 from taskiq_sources.clock import EPOCH
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.listening import Listener, Listeners
+from taskiq_sources.tasking import Turnstile
 from taskiq_sources_mongo.documents import Document
 from taskiq_sources_mongo.errors import INTERRUPTED, connection_error, is_lost_connection, is_undone
 from taskiq_sources_mongo.statements import statement
@@ -134,7 +135,7 @@ class Database(Calls):
         self._owned = owned
         self._listeners = Listeners()
         self._session: Any = None
-        self._turn = asyncio.Lock()  # a session has one transaction at a time
+        self._turns = Turnstile(1)  # a session has one transaction at a time
         self._timeout = timeout.total_seconds()
         self._database = client.get_database(name, _NAIVE, ReadPreference.PRIMARY, _DURABLE)
         self.schedules = self._database[f"{prefix}schedules"]
@@ -211,13 +212,11 @@ class Database(Calls):
 
     async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], until: float) -> T:
         session = self._session
-        # Not for ever: those before us may wait for a server that hangs. And not by `asyncio.wait_for`, which may lose the turn,
-        # or a cancellation, that comes with the other.
-        turn = asyncio.ensure_future(self._turn.acquire())
+        # Not for ever: those before us may wait for a server that hangs.
+        if not await self._turns.take(within=max(0, until - asyncio.get_running_loop().time())):
+            problem = "cannot be used now: the settles before this one have not ended in time; try again"
+            raise SourceConnectionError(f"{self.where} {problem}")
         try:
-            if not (await asyncio.wait({turn}, timeout=max(0, until - asyncio.get_running_loop().time())))[0]:
-                problem = "cannot be used now: the settles before this one have not ended in time; try again"
-                raise SourceConnectionError(f"{self.where} {problem}")
             await answer(session.start_transaction(ReadConcern("local"), _DURABLE, ReadPreference.PRIMARY))
             try:
                 result = await work(Transaction(self, session))
@@ -226,8 +225,7 @@ class Database(Calls):
                 raise
             await self._commit(session)
         finally:
-            if not turn.cancel():
-                self._turn.release()
+            self._turns.pass_on()
         return result
 
     async def _commit(self, session: Any) -> None:

@@ -6,7 +6,6 @@ whether a claim was taken or an outcome recorded, and doing it once more would r
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from taskiq_sources.advice import Advice, classes_of
 from taskiq_sources.backends import check_either
 from taskiq_sources.errors import ScheduleValidationError, redact_url
 from taskiq_sources.listening import Listeners
+from taskiq_sources.tasking import Turnstile
 
 #: By scheme, what may stand behind the host: a database, where one can be chosen.
 _PATHS = {"redis": r"\d*", "rediss": r"\d*", "unix": ".*", "redis+sentinel": r"[^/]+(/\d*)?", "redis+cluster": "0?"}
@@ -44,8 +44,7 @@ _driver: Any = redis.asyncio  # whose annotations differ from version to version
 @cache
 def load_script(name: str) -> tuple[str, str]:
     """Return an operation's Lua, behind what it shares with others, and its SHA-1."""
-    folder = files("taskiq_sources_redis").joinpath("lua")
-    text = "\n".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in ("_common", name))
+    text = "\n".join(files(__package__).joinpath(f"lua/{part}.lua").read_text(encoding="utf-8") for part in ("_common", name))
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -70,7 +69,7 @@ class Server:
         self._is_cluster = isinstance(self.client, redis.asyncio.RedisCluster)
         # A Cluster's client has so many connections to each node, of which all calls at once may need the same.
         pool = self.client.connection_kwargs if self._is_cluster else vars(self.client.connection_pool)
-        self._calls = asyncio.Semaphore(min(pool["max_connections"] or _MOST_CALLS, _MOST_CALLS))
+        self._calls = Turnstile(min(pool["max_connections"] or _MOST_CALLS, _MOST_CALLS))
         self._timeout = timeout.total_seconds()
 
     async def close(self) -> None:
@@ -88,19 +87,14 @@ class Server:
         text, sha = load_script(script)
         ask = self._ask_cluster if self._is_cluster else self._ask_server
         with self.named_errors():
-            has_turn = not self._calls.locked() and await self._calls.acquire()
-            # Not by `asyncio.wait_for`, which may lose a turn, or a cancellation, that comes with the other.
-            turn = None if has_turn else asyncio.ensure_future(self._calls.acquire())
+            if not await self._calls.take(within=self._timeout):
+                raise redis.TimeoutError("the calls before this one have not ended in time")
             try:
-                if turn and not (await asyncio.wait({turn}, timeout=self._timeout))[0]:
-                    raise redis.TimeoutError("the calls before this one have not ended in time")
-                try:
-                    return await ask(keys[0], "EVALSHA", sha, len(keys), *keys, *arguments)
-                except redis.exceptions.NoScriptError:
-                    return await ask(keys[0], "EVAL", text, len(keys), *keys, *arguments)
+                return await ask(keys[0], "EVALSHA", sha, len(keys), *keys, *arguments)
+            except redis.exceptions.NoScriptError:
+                return await ask(keys[0], "EVAL", text, len(keys), *keys, *arguments)
             finally:
-                if not (turn and turn.cancel()):
-                    self._calls.release()
+                self._calls.pass_on()
 
     async def _ask_cluster(self, key: bytes, *words: Any) -> Any:
         """Send a command to where `key` is, once, and return the answer with texts as bytes."""

@@ -86,8 +86,7 @@ class RedisStore(SessionStore[Server]):
         return {one.id: one for one in records.unpack_schedules(await self._list("get", self._shards.places(_each(ids))))}
 
     async def page(self, query: ScheduleQuery, *, after: str | None = None, limit: int) -> list[StoredSchedule]:
-        start = (after or "").encode()
-        found = records.unpack_schedules(await self._list("page", self._shards.places(told=start), limit, query))
+        found = records.unpack_schedules(await self._list("page", self._shards.places(told=(after or "").encode()), limit, query))
         return sorted(found, key=attrgetter("id"))[:limit]
 
     async def delete(self, ids: Collection[str]) -> frozenset[str]:
@@ -119,17 +118,27 @@ class RedisStore(SessionStore[Server]):
         places = self._shards.places(None if ids is None else _each(set(ids)))
         taken: list[StoredSchedule] = []
         chosen: list[Place] = []
-        while (wanted := min(limit - len(taken), BATCH)) > 0:
-            before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
-            answers = await self._run("claim", *window, wanted, *mark, places=chosen)
+
+        async def take(wanted: int, keys: Keys, told: bytes) -> int:
+            """Take from a place; return how many there were to take, be they more than an answer holds."""
+            is_cut, *answer = await self._session.run("claim", keys, *window, wanted, *mark, told)
             with collector_waits():
-                more = list(records.unpack_schedules(answer[1:] for answer in answers))
-            taken += more
-            # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
-            if (not more and chosen == before) or not chosen or (len(places) == 1 and len(more) < wanted and not answers[0][0]):
-                break
-        if len(places) > 1 or ids is not None:
-            taken.sort(key=lambda one: (one.next_run_at or now, one.id))
+                some = list(records.unpack_schedules([answer]))
+            taken.extend(some)
+            return wanted if is_cut else len(some)
+
+        try:
+            while (wanted := min(limit - len(taken), BATCH)) > 0:
+                before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
+                found = sum(await together((take(wanted, *place) for place in chosen), at_once=_MOST_PLACES))
+                # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
+                if (not found and chosen in ([], before)) or (len(places) == 1 and found < wanted):
+                    break
+        except errors.SourceConnectionError:
+            # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
+            if not taken:
+                raise
+        taken.sort(key=lambda one: (one.next_run_at or now, one.id))
         with collector_waits():
             return [new_claim(schedule, token, now, until) for schedule in taken]
 
