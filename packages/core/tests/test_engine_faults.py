@@ -400,6 +400,38 @@ async def test_what_waits_to_be_settled_first_is_renewed(world: World) -> None:
     assert {run.status for run in await world.runs()} == {"sent"}
 
 
+@pytest.mark.parametrize("raised", [SourceConnectionError, PanicException])
+async def test_what_is_asked_for_ahead_is_not_lost(world: World, raised: type[BaseException]) -> None:
+    """Though what is late cannot be settled: nobody renewed it meanwhile, and at most once was used up by whoever came next."""
+    first, second = (world.another_source(lease=timedelta(seconds=9)) for _ in range(2))
+    settle, back_at = first.store.settle, None
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        nonlocal back_at
+        if back_at is None and any(not outcome.release for outcome in outcomes):
+            back_at = world.clock.read() + timedelta(seconds=30)
+        if back_at is not None and world.clock.read() < back_at:
+            back_at = START if raised is PanicException else back_at  # which is once only
+            raise raised("away")
+        return await settle(outcomes)
+
+    first.store.settle = away  # type: ignore[assignment]
+    first.store.claim = slowed(first.store.claim, 0.01)  # type: ignore[method-assign]
+    world.broker.takes = 0.001
+    for name, time in (("early", START - timedelta(hours=1)), ("late", START + timedelta(seconds=90))):
+        once = {"time": time, "delivery": "at_most_once", "args": [0]}
+        await world.source.add_schedules(_task(f"{name}-{index}", **once) for index in range(3000))
+    await world.source.add_schedule(_task("minutely", cron="* * * * *", args=[0]))
+    await asyncio.sleep(600)
+    await world.scheduler(first)
+    await asyncio.sleep(1)
+    await world.scheduler(second)
+    await asyncio.sleep(58)
+
+    assert {run.status for run in await world.runs()} == {"sent"}
+    assert len(world.broker.sent) == 6001
+
+
 @pytest.mark.parametrize("turns", range(12))
 async def test_stopping_gives_back_what_would_not_be_sent(world: World, turns: int) -> None:
     """At whatever step of a claim it comes: what is dropped is recorded as missed, by whoever claims it next."""
