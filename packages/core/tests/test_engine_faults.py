@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 import anyio
@@ -175,6 +175,22 @@ async def test_a_late_answer_to_a_claim_is_no_more_than_a_trial(world: World) ->
     await asyncio.sleep(10)
 
     assert len(world.broker.tried) < 130
+
+
+@pytest.mark.parametrize("hung", [1, 20])
+async def test_sends_that_hang_since_before_do_not_hold_up_those_that_are_tried(world: World, hung: int) -> None:
+    """A broker that dies may leave a connection without an answer: others were not sent until that was cut off."""
+    world.broker.hangs = lambda message: message.args[0] < hung and world.clock.read() == START
+    world.broker.fails = lambda _message: world.clock.read() < START + timedelta(seconds=2)
+    await world.add(60, time=START)
+    scheduler = await world.scheduler()
+    await asyncio.sleep(7)
+
+    assert world.broker.running > 0
+    assert len(world.broker.sent) == 60 - world.broker.running
+    assert scheduler.health().ok
+    await asyncio.sleep(30)
+    assert sorted(world.broker.args()) == list(range(60))
 
 
 async def test_what_an_application_cancels_says_nothing_of_the_broker(world: World) -> None:
@@ -554,6 +570,27 @@ async def test_a_step_of_the_clock_has_nothing_sent_twice(world: World) -> None:
     await asyncio.sleep(30)
 
     assert sorted(world.broker.args()) == [0, 1, 2, 3]
+
+
+async def test_a_moment_without_the_store_is_over_though_the_broker_is_down(world: World) -> None:
+    """`health` goes by the last call: while nothing is claimed, the store is asked what is due."""
+    source = world.another_source()
+    next_due = source.store.next_due
+    world.broker.fails = lambda _message: True
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source, breaker_pause=timedelta(seconds=30))
+    await asyncio.sleep(2)
+
+    async def away(_now: datetime) -> NoReturn:
+        source.store.next_due = next_due  # type: ignore[method-assign]
+        raise SourceConnectionError("away")
+
+    source.store.next_due = away  # type: ignore[method-assign]
+    await asyncio.sleep(3)
+
+    assert source.store.next_due == next_due
+    assert scheduler.health().sources[0].breaker == "open"
+    assert scheduler.health().sources[0].store_reachable
 
 
 async def test_overdue_is_told_while_much_is_late(world: World) -> None:

@@ -102,7 +102,8 @@ class Dispatcher:
         self._is_stopped = False  # by `stop`
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
         pauses = settings.breaker_pause, settings.breaker_longest_pause
-        self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time  # for whoever asks how the engine fares, in a thread, perhaps
+        self.breaker = Breaker(settings.breaker_threshold, *pauses, now)
 
     @property
     def in_flight(self) -> int:
@@ -207,6 +208,7 @@ class Dispatcher:
     async def _look(self) -> timedelta | None:
         """Ask when something is due next, and return how long that is from now: negative if it is late, None for never."""
         self.next_due = await self._store.next_due(await self._clock.now())
+        self._store_answered()
         wait = None if self.next_due is None else self.next_due - await self._clock.now()
         self.overdue = max(-wait, timedelta(0)) if wait is not None else timedelta(0)
         return wait
@@ -306,12 +308,17 @@ class Dispatcher:
         if state == "open":
             return 0
         if state == "half_open":
-            return 0 if self.ledger or coming else min(self.breaker.trials, self._pace.batch)
+            return 0 if self._trying() or coming else min(self.breaker.trials, self._pace.batch)
         self._pace.judge(asyncio.get_running_loop().time())
         self._senders.low_mark = self._pace.low_mark
         if len(self.settlers) >= 2 * self._settings.batch_size or len(self._senders) + coming > self._pace.low_mark:
             return 0
         return self._pace.batch
+
+    def _trying(self) -> int:
+        """How many sends are tried on a broker that was down. It may keep others waiting for their end since before that."""
+        since = self.breaker.half_open_since
+        return sum(held.started is None or held.started >= since for held in self.ledger)
 
     def _hold(self, dispatches: Iterable[Dispatch], asked: float) -> list[Held]:
         """Hold what was claimed at that time of the event loop's clock, from now on."""
@@ -329,7 +336,7 @@ class Dispatcher:
         if self._stop.is_set() or self.breaker.state == "open":
             allowed = 0
         elif self.breaker.state == "half_open":
-            allowed = max(self.breaker.trials - (len(self.ledger) - len(held)), 0)
+            allowed = max(self.breaker.trials - (self._trying() - len(held)), 0)
         self._senders.put(held[:allowed])
         if allowed < len(held):
             self.settlers.put(*held[allowed:])
@@ -345,7 +352,7 @@ class Dispatcher:
         schedule_id = held.dispatch.claim.schedule.id
         if held.sent:
             self.breaker.succeeded(schedule_id, held.started)
-        elif held.error is not None and self.breaker.failed(schedule_id):
+        elif held.error is not None and self.breaker.failed(schedule_id, held.started):
             logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, error_text(held.error))
             self.settlers.put(*self._senders.take_back())
 
