@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
@@ -14,7 +15,8 @@ import taskiq
 from engine_world import START, World
 from engine_world import task as _task
 
-from taskiq_sources import DurableScheduler, SourceConnectionError
+from taskiq_sources import DurableScheduler, SourceConnectionError, occurrences
+from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
@@ -238,6 +240,27 @@ async def test_a_send_that_does_not_heed_its_end_is_left_to_itself(world: World,
     await asyncio.sleep(1)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks do not count cancellations")
+async def test_a_send_that_was_cut_off_is_none_for_the_next(world: World) -> None:
+    """Whatever a driver makes of its cancellation: what waits for several things by newer means would take it for its own."""
+    counts = []
+
+    async def kick(_message: taskiq.BrokerMessage) -> None:
+        worker: Any = asyncio.current_task()
+        counts.append(worker.cancelling())
+        try:
+            await asyncio.sleep(100 if len(counts) == 1 else 0)
+        except asyncio.CancelledError:
+            raise ConnectionError("broken off") from None
+
+    world.broker.kick = kick  # type: ignore[method-assign]
+    await world.add(3, time=START)
+    await world.scheduler(max_concurrent_sends=1, send_timeout=timedelta(seconds=2))
+    await asyncio.sleep(20)
+
+    assert counts == [0, 0, 0, 0]
+
+
 async def test_stopping_does_not_wait_for_what_does_not_heed_it(world: World) -> None:
     released = asyncio.Event()
 
@@ -362,6 +385,31 @@ async def test_an_outcome_that_cannot_be_recorded_has_its_schedule_set_aside(wor
     info = await world.source.get_schedule("7")
     assert info is not None
     assert info.state.quarantined
+
+
+@pytest.mark.parametrize("where", ["store", "trigger"])
+async def test_what_is_set_aside_after_its_send_is_counted(world: World, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    class Figures(Metrics):
+        set_aside = 0
+
+        def quarantined(self, number: int) -> None:
+            self.set_aside += number
+
+    def no_next(*_args: Any) -> NoReturn:
+        raise TypeError("a bug")
+
+    source, figures = world.another_source(), Figures()
+    if where == "store":
+        source.store.settle = tripped(source.store.settle, lambda outcome: outcome.runs)  # type: ignore[method-assign]
+    else:
+        monkeypatch.setattr(occurrences, "sent", no_next)
+    await world.add(time=START + timedelta(seconds=1))
+    scheduler = await world.scheduler(source)
+    scheduler._dispatchers[0].report_to(figures)
+    await asyncio.sleep(5)
+
+    assert world.broker.args() == [0]
+    assert figures.set_aside == 1
 
 
 async def test_one_late_schedule_that_trips_a_bug_does_not_hold_up_the_others(world: World) -> None:
@@ -593,6 +641,36 @@ async def test_a_moment_without_the_store_is_over_though_the_broker_is_down(worl
     assert scheduler.health().sources[0].store_reachable
 
 
+@pytest.mark.parametrize("step", [timedelta(0), timedelta(days=365)])
+async def test_stopping_does_not_wait_for_the_history_to_be_cut(
+    world: World, caplog: pytest.LogCaptureFixture, step: timedelta
+) -> None:
+    """What is settled is not held meanwhile. It is cut again though the store's clock was set back since."""
+    source = world.another_source()
+    prunings = []
+
+    async def prune(**_limits: Any) -> int:
+        prunings.append(world.clock.read())
+        await asyncio.sleep(20)
+        return 0
+
+    source.store.prune_runs = prune  # type: ignore[method-assign]
+    read = world.clock.read
+    world.clock.read = lambda: read() + step  # type: ignore[method-assign]
+    await world.add(5, time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(30)
+    world.clock.read = read  # type: ignore[method-assign]
+    await world.source.add_schedule(_task("later", time=START + timedelta(minutes=11), args=[5]))
+    await asyncio.sleep(640)
+    before = world.clock.read()
+    await scheduler.stop()
+
+    assert world.clock.read() - before < timedelta(seconds=1)
+    assert len(prunings) == 2
+    assert caplog.messages == []
+
+
 async def test_overdue_is_told_while_much_is_late(world: World) -> None:
     """In a backlog as in an outage of the broker."""
     await world.add(500, time=START - timedelta(hours=2))
@@ -614,6 +692,21 @@ async def test_overdue_is_nothing_when_nothing_is_due(world: World) -> None:
     await asyncio.sleep(20)
 
     assert scheduler.health().sources[0].overdue == timedelta(0)
+
+
+async def test_sends_that_are_cut_off_say_nothing_of_the_broker(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """When a source is shut down under them: their results could not be recorded."""
+    source = world.another_source()
+    world.broker.takes = 5.0
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(1)
+    await source.shutdown()
+    await asyncio.sleep(3)
+
+    assert world.broker.running == 0
+    assert scheduler.health().sources[0].breaker == "closed"
+    assert [record.getMessage()[:15] for record in caplog.records] == ["Nothing is sent"]
 
 
 # -- the application ---------------------------------------------------------------------------------------------------------

@@ -155,6 +155,12 @@ class ClaimDesk:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         """Record outcomes, cut the history when it is time, and return the ids of the lost ones (see `ScheduleStore.settle`)."""
+        lost = await self.record(outcomes)
+        await self.prune_now_and_then()
+        return lost
+
+    async def record(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
+        """Do what `settle` does, but for the history, for whoever lets go of what is settled before that."""
         lost = await self._store.settle(outcomes)
         for schedule_id in lost:
             logger.warning(
@@ -162,8 +168,18 @@ class ClaimDesk:
                 "the message has the same task_id.",
                 schedule_id,
             )
-        await self._prune_now_and_then()
         return lost
+
+    async def prune_now_and_then(self) -> None:
+        """Cut the history to its limits, when it is time."""
+        now = await self._clock.now()
+        if self._pruned_at is not None and abs(now - self._pruned_at) < PRUNE_INTERVAL:  # the clock may have been set back
+            return
+        self._pruned_at = now
+        try:
+            await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
+        except Exception:  # the occurrence is settled; housekeeping can wait for the next time
+            logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
 
     def _plan(self, claim: Claim, now: datetime) -> Plan:
         schedule_id = claim.schedule.id
@@ -195,13 +211,3 @@ class ClaimDesk:
         if plan.dispatch is not None and plan.dispatch.coalesced > 1:
             late, latest = plan.dispatch.coalesced, plan.dispatch.scheduled_for.isoformat()
             logger.info("Schedule %r: %d late occurrences are sent as one, that of %s.", schedule_id, late, latest)
-
-    async def _prune_now_and_then(self) -> None:
-        now = await self._clock.now()
-        if self._pruned_at is not None and now - self._pruned_at < PRUNE_INTERVAL:
-            return
-        self._pruned_at = now
-        try:
-            await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
-        except Exception:  # the occurrence is settled; housekeeping can wait for the next time
-            logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)

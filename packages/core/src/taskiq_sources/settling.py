@@ -109,6 +109,7 @@ class Settlers:
             self._ledger.remove(held)
         self._note(settled, now)
         self._settled()
+        await self._desk.prune_now_and_then()
 
     async def _settle(self, outcomes: list[Outcome]) -> None:
         """Have outcomes recorded, however long it takes. One that trips a bug of the store does not take the others with it."""
@@ -137,12 +138,14 @@ class Settlers:
                 raise
             except Exception:
                 logger.exception("Schedule %r cannot be quarantined; it is claimed again when its lease ends", claim.schedule.id)
+            else:
+                self._desk.metrics.quarantined(1)
 
     async def _record(self, outcomes: list[Outcome]) -> None:
         pause = FIRST_PAUSE
         while outcomes:
             try:
-                lost = await self._desk.settle(outcomes)
+                lost = await self._desk.record(outcomes)
             except SourceConnectionError as error:
                 self._failed(error)
             else:
@@ -191,7 +194,7 @@ class Settlers:
                 sent.append(held)
             elif held.error is not None:
                 failed += 1
-                quarantined += held.quarantined
+            quarantined += held.quarantined
         metrics = self._desk.metrics
         if sent:
             self.lag = now - sent[-1].due
