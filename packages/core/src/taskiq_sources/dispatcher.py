@@ -311,6 +311,8 @@ class Dispatcher:
             return 0 if self._trying() or coming else min(self.breaker.trials, self._pace.batch)
         self._pace.judge(asyncio.get_running_loop().time())
         self._senders.low_mark = self._pace.low_mark
+        if surplus := self._senders.take_back(keep=self._pace.most):
+            self.settlers.put(*surplus)
         if len(self.settlers) >= 2 * self._settings.batch_size or len(self._senders) + coming > self._pace.low_mark:
             return 0
         return self._pace.batch

@@ -72,11 +72,9 @@ class Senders:
         self._queue.extend(held)
         self._staff()
 
-    def take_back(self) -> list[Held]:
-        """Return what waits, and forget it."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        return waiting
+    def take_back(self, keep: int = 0) -> list[Held]:
+        """Return what waits, but for the first `keep`, and forget it."""
+        return [self._queue.pop() for _ in range(len(self._queue) - keep)]
 
     async def watch_timeouts(self) -> None:
         """Cut off sends that take too long; for ever."""
