@@ -361,6 +361,40 @@ async def test_a_bug_of_a_store_has_nothing_sent_twice(world: World, method: str
     assert scheduler.health().ok
 
 
+async def test_what_is_given_back_was_not_lost(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Though leases are renewed before the answer to the settle comes: those had ended with it."""
+    source = world.another_source(lease=timedelta(seconds=3))
+    source.store.settle = slowed(source.store.settle, 1.5)  # type: ignore[method-assign]
+    world.broker.takes = 0.1
+    world.broker.fails = lambda _message: True
+    await world.add(100, time=START)
+    await world.scheduler(source, max_concurrent_sends=20, batch_size=100)
+    await asyncio.sleep(5)
+
+    assert not any("lost" in message for message in caplog.messages)
+
+
+async def test_health_tells_when_something_was_settled(world: World) -> None:
+    """Not when that was tried first."""
+    source = world.another_source()
+    settle = source.store.settle
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if world.clock.read() < START + timedelta(seconds=60):
+            raise SourceConnectionError("away")
+        return await settle(outcomes)
+
+    source.store.settle = away  # type: ignore[assignment]
+    await world.add(time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(90)
+
+    [health] = scheduler.health().sources
+    assert health.last_settle_at is not None
+    assert health.last_settle_at >= START + timedelta(seconds=60)
+    assert health.lag >= timedelta(seconds=60)
+
+
 async def test_one_outcome_that_trips_a_bug_does_not_take_the_others_with_it(world: World) -> None:
     source = world.another_source(lease=timedelta(seconds=9))
     source.store.settle = tripped(source.store.settle, lambda outcome: outcome.claim.schedule.id == "7")  # type: ignore[method-assign]

@@ -73,6 +73,8 @@ class Settlers:
 
     def put(self, *held: Held) -> None:
         """Have these settled: sent, failed, cancelled, or never begun, which gives them back."""
+        for one in held:
+            one.is_over = True
         self._results.extend(held)
         self._some.set()
         if len(self._results) >= self._settings.batch_size or not self._is_sending():
@@ -104,7 +106,7 @@ class Settlers:
                 outcomes += [self._safe_outcome_of(held, now) for held in some]
                 await asyncio.sleep(0)
         await self._settle(outcomes)
-        self.last_settle_at = now
+        self.last_settle_at = await self._clock.now()  # later than `now` by as long as the store was away
         for held in batch:
             self._ledger.remove(held)
         self._note(settled, now)
@@ -197,7 +199,7 @@ class Settlers:
             quarantined += held.quarantined
         metrics = self._desk.metrics
         if sent:
-            self.lag = now - sent[-1].due
+            self.lag = (self.last_settle_at or now) - sent[-1].due
             metrics.sent(((now - held.due).total_seconds(), held.duration) for held in sent)
         if failed:
             metrics.failed(failed)
