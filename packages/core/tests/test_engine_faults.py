@@ -573,6 +573,30 @@ async def test_a_fault_amid_an_outage_of_the_store_is_over_with_it(world: World)
     assert scheduler.health().ok
 
 
+async def test_what_is_missed_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """When it is recorded: what is given back instead is found late again, by whoever claims it next."""
+    source = world.another_source()
+    settle = source.store.settle
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if any(outcome.runs for outcome in outcomes):
+            raise SourceConnectionError("away")
+        return await settle(outcomes)
+
+    source.store.settle = away  # type: ignore[assignment]
+    await world.source.add_schedule(_task("hourly", cron="0 * * * *", misfire="skip"))
+    await asyncio.sleep(1800)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(2)
+    await scheduler.stop()
+    assert not any("not sent" in message for message in caplog.messages)
+    await world.scheduler()
+    await asyncio.sleep(2)
+
+    assert [run.status for run in await world.runs()] == ["missed"]
+    assert sum("not sent" in message for message in caplog.messages) == 1
+
+
 async def test_stopping_drains_though_a_claim_hangs(world: World) -> None:
     source = world.another_source()
     world.broker.takes = 3.0

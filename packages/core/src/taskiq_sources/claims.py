@@ -144,8 +144,14 @@ class ClaimDesk:
             named = [plan.settle_first.claim.schedule.id for plan in plans if plan.settle_first is not None]
             logger.exception("What is late of schedule %r cannot be settled, and is not sent.", *named)
             return []
-        dispatches = (plan.dispatch for plan in plans)
-        return [dispatch for dispatch in dispatches if dispatch is not None and dispatch.claim.schedule.id not in lost]
+        dispatches = []
+        for plan in plans:
+            if plan.settle_first is None or plan.settle_first.claim.schedule.id in lost:
+                continue
+            self._tell_of_late_ones(plan, plan.settle_first)  # now that it is so: what is given back is planned anew
+            if plan.dispatch is not None:
+                dispatches.append(plan.dispatch)
+        return dispatches
 
     async def sent(self, dispatch: Dispatch) -> Outcome:
         """Record that the broker took an occurrence; return where the schedule goes from there."""
@@ -184,7 +190,7 @@ class ClaimDesk:
     def _plan(self, claim: Claim, now: datetime) -> Plan:
         schedule_id = claim.schedule.id
         try:
-            plan = occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
+            return occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
         except ScheduleDecodeError as error:
             self.metrics.quarantined(1)
             logger.error("Schedule %r is quarantined: %s", schedule_id, error)  # noqa: TRY400 - a traceback would not help anybody
@@ -193,9 +199,6 @@ class ClaimDesk:
             self.metrics.quarantined(1)
             logger.exception("Schedule %r is quarantined: planning its occurrence failed", schedule_id)
             return Plan(settle_first=occurrences.quarantined(claim, error))
-        if plan.settle_first is not None:
-            self._tell_of_late_ones(plan, plan.settle_first)
-        return plan
 
     def _tell_of_late_ones(self, plan: Plan, settled: Outcome) -> None:
         schedule_id = settled.claim.schedule.id
