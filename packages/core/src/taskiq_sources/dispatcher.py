@@ -102,8 +102,7 @@ class Dispatcher:
         self._is_stopped = False  # by `stop`
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
         pauses = settings.breaker_pause, settings.breaker_longest_pause
-        now = asyncio.get_running_loop().time  # for whoever asks how the engine fares, in a thread, perhaps
-        self.breaker = Breaker(settings.breaker_threshold, *pauses, now)
+        self.breaker = Breaker(settings.breaker_threshold, *pauses, asyncio.get_running_loop().time)  # other threads ask, too
 
     @property
     def in_flight(self) -> int:
@@ -251,10 +250,9 @@ class Dispatcher:
         try:
             while recorded is None:
                 try:
-                    recorded = await self._desk.settle_first(plans)
+                    recorded = await self._settled_first(plans)
                 except SourceConnectionError as error:
                     self._store_failed(error)
-                    await self._forgo()
                     if self._stop.is_set():
                         return
                     await event_or_timeout(self._stop, pause)
@@ -269,6 +267,16 @@ class Dispatcher:
                 self.ledger.remove(held)
         self.metrics.claimed(len(sendable))
         self._enqueue([held for held in waiting if held in self.ledger])
+
+    async def _settled_first(self, plans: list[Plan]) -> list[Dispatch]:
+        settling = asyncio.ensure_future(self._desk.settle_first(plans))
+        try:
+            await asyncio.wait([settling], timeout=self._leases.heartbeat.total_seconds())
+            if not settling.done() or settling.exception() is not None:
+                await self._forgo()
+            return await settling
+        finally:
+            settling.cancel()
 
     async def _forgo(self) -> None:
         """Give back what was asked for ahead and is not to be sent soon: nobody renews it, so others would take it over."""
