@@ -148,6 +148,28 @@ async def test_an_outage_does_not_stop_the_clock() -> None:
     assert await clock.now() == SERVER + timedelta(seconds=696)
 
 
+async def test_who_asks_in_an_outage_does_not_wait_each_time() -> None:
+    """For a driver that gives up after half a minute: the measurement is carried on for a while before it is asked again."""
+
+    class Hanging(Server):
+        async def now(self) -> datetime:
+            if self.gone:
+                self.monotonic += 30
+            return await super().now()
+
+    server = Hanging()
+    clock = server.clock()
+    await clock.now()
+    server.gone = True
+    server.monotonic += 61
+
+    assert await clock.now() == SERVER + timedelta(seconds=61 + 30)
+    server.monotonic += 4
+    assert await clock.now() == SERVER + timedelta(seconds=61 + 30 + 4)
+    server.monotonic += 2
+    assert await clock.now() == SERVER + timedelta(seconds=61 + 30 + 6 + 30)
+
+
 async def test_a_clock_that_was_never_read_raises() -> None:
     """Without any measurement there is no time to tell."""
     server = Server()

@@ -164,6 +164,20 @@ async def test_a_trickle_does_not_teach_to_hoard(world: World) -> None:
     assert len(world.broker.sent) == 640
 
 
+async def test_what_has_become_too_much_is_given_back(world: World) -> None:
+    """When a broker becomes slow: one scheduler held hundreds for minutes, while others had nothing to send."""
+    await world.add(3_000, time=START)
+    for _ in range(2):
+        await world.scheduler(max_concurrent_sends=2)
+    await asyncio.sleep(10)
+    world.broker.takes = 1.0
+    world.broker.sent.clear()
+    await world.source.add_schedules(_task(f"slow-{index}", time=world.clock.read(), args=[index]) for index in range(400))
+    await asyncio.sleep(105)
+
+    assert sorted(world.broker.args()) == list(range(400))
+
+
 async def test_sends_are_bounded(world: World) -> None:
     """No more than ``max_concurrent_sends`` run at once, and no more is claimed than can be sent soon."""
     await world.add(1000, time=START)

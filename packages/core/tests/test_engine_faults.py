@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 import anyio
@@ -14,7 +15,8 @@ import taskiq
 from engine_world import START, World
 from engine_world import task as _task
 
-from taskiq_sources import DurableScheduler, SourceConnectionError
+from taskiq_sources import DurableScheduler, SourceConnectionError, occurrences
+from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
@@ -177,6 +179,22 @@ async def test_a_late_answer_to_a_claim_is_no_more_than_a_trial(world: World) ->
     assert len(world.broker.tried) < 130
 
 
+@pytest.mark.parametrize("hung", [1, 20])
+async def test_sends_that_hang_since_before_do_not_hold_up_those_that_are_tried(world: World, hung: int) -> None:
+    """A broker that dies may leave a connection without an answer: others were not sent until that was cut off."""
+    world.broker.hangs = lambda message: message.args[0] < hung and world.clock.read() == START
+    world.broker.fails = lambda _message: world.clock.read() < START + timedelta(seconds=2)
+    await world.add(60, time=START)
+    scheduler = await world.scheduler()
+    await asyncio.sleep(7)
+
+    assert world.broker.running > 0
+    assert len(world.broker.sent) == 60 - world.broker.running
+    assert scheduler.health().ok
+    await asyncio.sleep(30)
+    assert sorted(world.broker.args()) == list(range(60))
+
+
 async def test_what_an_application_cancels_says_nothing_of_the_broker(world: World) -> None:
     """Else one that cancels now and then would have all others tried on a broker that is down."""
     source = world.another_source()
@@ -220,6 +238,27 @@ async def test_a_send_that_does_not_heed_its_end_is_left_to_itself(world: World,
     await scheduler.stop()
     released.set()
     await asyncio.sleep(1)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tasks do not count cancellations")
+async def test_a_send_that_was_cut_off_is_none_for_the_next(world: World) -> None:
+    """Whatever a driver makes of its cancellation: what waits for several things by newer means would take it for its own."""
+    counts = []
+
+    async def kick(_message: taskiq.BrokerMessage) -> None:
+        worker: Any = asyncio.current_task()
+        counts.append(worker.cancelling())
+        try:
+            await asyncio.sleep(100 if len(counts) == 1 else 0)
+        except asyncio.CancelledError:
+            raise ConnectionError("broken off") from None
+
+    world.broker.kick = kick  # type: ignore[method-assign]
+    await world.add(3, time=START)
+    await world.scheduler(max_concurrent_sends=1, send_timeout=timedelta(seconds=2))
+    await asyncio.sleep(20)
+
+    assert counts == [0, 0, 0, 0]
 
 
 async def test_stopping_does_not_wait_for_what_does_not_heed_it(world: World) -> None:
@@ -322,6 +361,40 @@ async def test_a_bug_of_a_store_has_nothing_sent_twice(world: World, method: str
     assert scheduler.health().ok
 
 
+async def test_what_is_given_back_was_not_lost(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Though leases are renewed before the answer to the settle comes: those had ended with it."""
+    source = world.another_source(lease=timedelta(seconds=3))
+    source.store.settle = slowed(source.store.settle, 1.5)  # type: ignore[method-assign]
+    world.broker.takes = 0.1
+    world.broker.fails = lambda _message: True
+    await world.add(100, time=START)
+    await world.scheduler(source, max_concurrent_sends=20, batch_size=100)
+    await asyncio.sleep(5)
+
+    assert not any("lost" in message for message in caplog.messages)
+
+
+async def test_health_tells_when_something_was_settled(world: World) -> None:
+    """Not when that was tried first."""
+    source = world.another_source()
+    settle = source.store.settle
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if world.clock.read() < START + timedelta(seconds=60):
+            raise SourceConnectionError("away")
+        return await settle(outcomes)
+
+    source.store.settle = away  # type: ignore[assignment]
+    await world.add(time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(90)
+
+    [health] = scheduler.health().sources
+    assert health.last_settle_at is not None
+    assert health.last_settle_at >= START + timedelta(seconds=60)
+    assert health.lag >= timedelta(seconds=60)
+
+
 async def test_one_outcome_that_trips_a_bug_does_not_take_the_others_with_it(world: World) -> None:
     source = world.another_source(lease=timedelta(seconds=9))
     source.store.settle = tripped(source.store.settle, lambda outcome: outcome.claim.schedule.id == "7")  # type: ignore[method-assign]
@@ -346,6 +419,31 @@ async def test_an_outcome_that_cannot_be_recorded_has_its_schedule_set_aside(wor
     info = await world.source.get_schedule("7")
     assert info is not None
     assert info.state.quarantined
+
+
+@pytest.mark.parametrize("where", ["store", "trigger"])
+async def test_what_is_set_aside_after_its_send_is_counted(world: World, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    class Figures(Metrics):
+        set_aside = 0
+
+        def quarantined(self, number: int) -> None:
+            self.set_aside += number
+
+    def no_next(*_args: Any) -> NoReturn:
+        raise TypeError("a bug")
+
+    source, figures = world.another_source(), Figures()
+    if where == "store":
+        source.store.settle = tripped(source.store.settle, lambda outcome: outcome.runs)  # type: ignore[method-assign]
+    else:
+        monkeypatch.setattr(occurrences, "sent", no_next)
+    await world.add(time=START + timedelta(seconds=1))
+    scheduler = await world.scheduler(source)
+    scheduler._dispatchers[0].report_to(figures)
+    await asyncio.sleep(5)
+
+    assert world.broker.args() == [0]
+    assert figures.set_aside == 1
 
 
 async def test_one_late_schedule_that_trips_a_bug_does_not_hold_up_the_others(world: World) -> None:
@@ -400,6 +498,39 @@ async def test_what_waits_to_be_settled_first_is_renewed(world: World) -> None:
     assert {run.status for run in await world.runs()} == {"sent"}
 
 
+@pytest.mark.parametrize(("raised", "after"), [(SourceConnectionError, 0), (SourceConnectionError, 9), (PanicException, 0)])
+async def test_what_is_asked_for_ahead_is_not_lost(world: World, raised: type[BaseException], after: int) -> None:
+    """Though what is late cannot be settled: nobody renewed it meanwhile, and at most once was used up by whoever came next."""
+    first, second = (world.another_source(lease=timedelta(seconds=9)) for _ in range(2))
+    settle, back_at = first.store.settle, None
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        nonlocal back_at
+        if back_at is None and any(not outcome.release for outcome in outcomes):
+            back_at = world.clock.read() + timedelta(seconds=30)
+        if back_at is not None and world.clock.read() < back_at:
+            back_at = START if raised is PanicException else back_at  # which is once only
+            await asyncio.sleep(after)
+            raise raised("away")
+        return await settle(outcomes)
+
+    first.store.settle = away  # type: ignore[assignment]
+    first.store.claim = slowed(first.store.claim, 0.01)  # type: ignore[method-assign]
+    world.broker.takes = 0.001
+    for name, time in (("early", START - timedelta(hours=1)), ("late", START + timedelta(seconds=90))):
+        once = {"time": time, "delivery": "at_most_once", "args": [0]}
+        await world.source.add_schedules(_task(f"{name}-{index}", **once) for index in range(3000))
+    await world.source.add_schedule(_task("minutely", cron="* * * * *", args=[0]))
+    await asyncio.sleep(600)
+    await world.scheduler(first)
+    await asyncio.sleep(1)
+    await world.scheduler(second)
+    await asyncio.sleep(58)
+
+    assert {run.status for run in await world.runs()} == {"sent"}
+    assert len(world.broker.sent) == 6001
+
+
 @pytest.mark.parametrize("turns", range(12))
 async def test_stopping_gives_back_what_would_not_be_sent(world: World, turns: int) -> None:
     """At whatever step of a claim it comes: what is dropped is recorded as missed, by whoever claims it next."""
@@ -441,6 +572,30 @@ async def test_a_fault_amid_an_outage_of_the_store_is_over_with_it(world: World)
 
     assert len(world.broker.sent) == 1
     assert scheduler.health().ok
+
+
+async def test_what_is_missed_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """When it is recorded: what is given back instead is found late again, by whoever claims it next."""
+    source = world.another_source()
+    settle = source.store.settle
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if any(outcome.runs for outcome in outcomes):
+            raise SourceConnectionError("away")
+        return await settle(outcomes)
+
+    source.store.settle = away  # type: ignore[assignment]
+    await world.source.add_schedule(_task("hourly", cron="0 * * * *", misfire="skip"))
+    await asyncio.sleep(1800)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(2)
+    await scheduler.stop()
+    assert not any("not sent" in message for message in caplog.messages)
+    await world.scheduler()
+    await asyncio.sleep(2)
+
+    assert [run.status for run in await world.runs()] == ["missed"]
+    assert sum("not sent" in message for message in caplog.messages) == 1
 
 
 async def test_stopping_drains_though_a_claim_hangs(world: World) -> None:
@@ -524,6 +679,57 @@ async def test_a_step_of_the_clock_has_nothing_sent_twice(world: World) -> None:
     assert sorted(world.broker.args()) == [0, 1, 2, 3]
 
 
+async def test_a_moment_without_the_store_is_over_though_the_broker_is_down(world: World) -> None:
+    """`health` goes by the last call: while nothing is claimed, the store is asked what is due."""
+    source = world.another_source()
+    next_due = source.store.next_due
+    world.broker.fails = lambda _message: True
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source, breaker_pause=timedelta(seconds=30))
+    await asyncio.sleep(2)
+
+    async def away(_now: datetime) -> NoReturn:
+        source.store.next_due = next_due  # type: ignore[method-assign]
+        raise SourceConnectionError("away")
+
+    source.store.next_due = away  # type: ignore[method-assign]
+    await asyncio.sleep(3)
+
+    assert source.store.next_due == next_due
+    assert scheduler.health().sources[0].breaker == "open"
+    assert scheduler.health().sources[0].store_reachable
+
+
+@pytest.mark.parametrize("step", [timedelta(0), timedelta(days=365)])
+async def test_stopping_does_not_wait_for_the_history_to_be_cut(
+    world: World, caplog: pytest.LogCaptureFixture, step: timedelta
+) -> None:
+    """What is settled is not held meanwhile. It is cut again though the store's clock was set back since."""
+    source = world.another_source()
+    prunings = []
+
+    async def prune(**_limits: Any) -> int:
+        prunings.append(world.clock.read())
+        await asyncio.sleep(20)
+        return 0
+
+    source.store.prune_runs = prune  # type: ignore[method-assign]
+    read = world.clock.read
+    world.clock.read = lambda: read() + step  # type: ignore[method-assign]
+    await world.add(5, time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(30)
+    world.clock.read = read  # type: ignore[method-assign]
+    await world.source.add_schedule(_task("later", time=START + timedelta(minutes=11), args=[5]))
+    await asyncio.sleep(640)
+    before = world.clock.read()
+    await scheduler.stop()
+
+    assert world.clock.read() - before < timedelta(seconds=1)
+    assert len(prunings) == 2
+    assert caplog.messages == []
+
+
 async def test_overdue_is_told_while_much_is_late(world: World) -> None:
     """In a backlog as in an outage of the broker."""
     await world.add(500, time=START - timedelta(hours=2))
@@ -545,6 +751,21 @@ async def test_overdue_is_nothing_when_nothing_is_due(world: World) -> None:
     await asyncio.sleep(20)
 
     assert scheduler.health().sources[0].overdue == timedelta(0)
+
+
+async def test_sends_that_are_cut_off_say_nothing_of_the_broker(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """When a source is shut down under them: their results could not be recorded."""
+    source = world.another_source()
+    world.broker.takes = 5.0
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(1)
+    await source.shutdown()
+    await asyncio.sleep(3)
+
+    assert world.broker.running == 0
+    assert scheduler.health().sources[0].breaker == "closed"
+    assert [record.getMessage()[:15] for record in caplog.records] == ["Nothing is sent"]
 
 
 # -- the application ---------------------------------------------------------------------------------------------------------

@@ -63,6 +63,16 @@ def test_a_broker_that_slows_down_is_noticed() -> None:
     assert pace.batch == 100
 
 
+def test_few_sends_that_took_long_tell_enough() -> None:
+    """Else a broker that has become slow is taken for a fast one for minutes; what was claimed for that one is too much."""
+    pace = Pace(2, 500)
+    send(pace, 200, until=0.01)
+    assert (pace.batch, pace.most) == (500, 1_500)
+    send(pace, 4, until=2.01, took=1.0)
+
+    assert (pace.batch, pace.most) == (2, 10)
+
+
 @pytest.mark.parametrize(("rate", "low_mark"), [(100, 50), (1_000, 125), (8_000, 400), (1_000_000, 1_000)])
 def test_more_is_claimed_before_sends_would_have_to_wait_for_the_store(rate: int, low_mark: int) -> None:
     """What waits lasts for a twentieth of a second: half of what is claimed at a time, or more, and two calls' worth at most."""

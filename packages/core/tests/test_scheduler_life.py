@@ -15,6 +15,7 @@ from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker, TaskiqEvents, Tas
 
 from taskiq_sources import (
     DurableScheduler,
+    Health,
     InMemoryScheduleSource,
     ScheduledTask,
     ScheduleValidationError,
@@ -323,6 +324,17 @@ def touches(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(asyncio, "to_thread", call)
     return called
+
+
+def test_any_thread_may_ask_how_it_is() -> None:
+    """Web frameworks call a probe that is no coroutine in a thread; virtual time would not wait for that."""
+    source = InMemoryScheduleSource()
+
+    async def ask() -> Health:
+        async with DurableScheduler(InMemoryBroker(), [source]) as scheduler:
+            return await asyncio.to_thread(scheduler.health)
+
+    assert asyncio.run(ask()).ok
 
 
 @pytest.mark.parametrize("merge", [None, preserve_all], ids=["foreign sources", "merged"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, TypeAlias
@@ -60,6 +61,11 @@ class Breaker:
         """Seconds until it is half open; 0 if it is not open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._monotonic())
 
+    @property
+    def half_open_since(self) -> float:
+        """From when on a send is one of those that are tried; what began before that says nothing more of the broker."""
+        return -math.inf if self._open_until is None else self._open_until
+
     def succeeded(self, schedule_id: str, began: float) -> None:
         """Take note that the broker took a message of this schedule, whose send began then: what failed later may be an outage.
 
@@ -76,10 +82,10 @@ class Breaker:
         self._pause = self._first_pause
         self._open_until = None
 
-    def failed(self, schedule_id: str) -> bool:
-        """Take note of a failed send of this schedule; return whether that opened the breaker."""
+    def failed(self, schedule_id: str, began: float) -> bool:
+        """Take note of a failed send of this schedule, which began then; return whether that opened the breaker."""
         now, state = self._monotonic(), self.state
-        if state == "open":
+        if began < self.half_open_since:
             return False
         if self._known.get(schedule_id, now - _REMEMBERED) > now - _REMEMBERED:
             self._known[schedule_id] = now

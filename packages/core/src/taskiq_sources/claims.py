@@ -144,8 +144,14 @@ class ClaimDesk:
             named = [plan.settle_first.claim.schedule.id for plan in plans if plan.settle_first is not None]
             logger.exception("What is late of schedule %r cannot be settled, and is not sent.", *named)
             return []
-        dispatches = (plan.dispatch for plan in plans)
-        return [dispatch for dispatch in dispatches if dispatch is not None and dispatch.claim.schedule.id not in lost]
+        dispatches = []
+        for plan in plans:
+            if plan.settle_first is None or plan.settle_first.claim.schedule.id in lost:
+                continue
+            self._tell_of_late_ones(plan, plan.settle_first)  # now that it is so: what is given back is planned anew
+            if plan.dispatch is not None:
+                dispatches.append(plan.dispatch)
+        return dispatches
 
     async def sent(self, dispatch: Dispatch) -> Outcome:
         """Record that the broker took an occurrence; return where the schedule goes from there."""
@@ -155,6 +161,12 @@ class ClaimDesk:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         """Record outcomes, cut the history when it is time, and return the ids of the lost ones (see `ScheduleStore.settle`)."""
+        lost = await self.record(outcomes)
+        await self.prune_now_and_then()
+        return lost
+
+    async def record(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
+        """Do what `settle` does, but for the history, for whoever lets go of what is settled before that."""
         lost = await self._store.settle(outcomes)
         for schedule_id in lost:
             logger.warning(
@@ -162,13 +174,23 @@ class ClaimDesk:
                 "the message has the same task_id.",
                 schedule_id,
             )
-        await self._prune_now_and_then()
         return lost
+
+    async def prune_now_and_then(self) -> None:
+        """Cut the history to its limits, when it is time."""
+        now = await self._clock.now()
+        if self._pruned_at is not None and abs(now - self._pruned_at) < PRUNE_INTERVAL:  # the clock may have been set back
+            return
+        self._pruned_at = now
+        try:
+            await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
+        except Exception:  # the occurrence is settled; housekeeping can wait for the next time
+            logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
 
     def _plan(self, claim: Claim, now: datetime) -> Plan:
         schedule_id = claim.schedule.id
         try:
-            plan = occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
+            return occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
         except ScheduleDecodeError as error:
             self.metrics.quarantined(1)
             logger.error("Schedule %r is quarantined: %s", schedule_id, error)  # noqa: TRY400 - a traceback would not help anybody
@@ -177,9 +199,6 @@ class ClaimDesk:
             self.metrics.quarantined(1)
             logger.exception("Schedule %r is quarantined: planning its occurrence failed", schedule_id)
             return Plan(settle_first=occurrences.quarantined(claim, error))
-        if plan.settle_first is not None:
-            self._tell_of_late_ones(plan, plan.settle_first)
-        return plan
 
     def _tell_of_late_ones(self, plan: Plan, settled: Outcome) -> None:
         schedule_id = settled.claim.schedule.id
@@ -195,13 +214,3 @@ class ClaimDesk:
         if plan.dispatch is not None and plan.dispatch.coalesced > 1:
             late, latest = plan.dispatch.coalesced, plan.dispatch.scheduled_for.isoformat()
             logger.info("Schedule %r: %d late occurrences are sent as one, that of %s.", schedule_id, late, latest)
-
-    async def _prune_now_and_then(self) -> None:
-        now = await self._clock.now()
-        if self._pruned_at is not None and now - self._pruned_at < PRUNE_INTERVAL:
-            return
-        self._pruned_at = now
-        try:
-            await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
-        except Exception:  # the occurrence is settled; housekeeping can wait for the next time
-            logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)

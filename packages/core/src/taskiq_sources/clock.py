@@ -129,7 +129,7 @@ class StoreClock:
         except SourceConnectionError:
             if self._store_at_zero is None:
                 raise
-            self._synced_at += _SYNC_RETRY.total_seconds()
+            self._synced_at = self._monotonic() - (SYNC_INTERVAL - _SYNC_RETRY).total_seconds()
             logger.debug("The store's clock cannot be read; carrying on the last measurement.", exc_info=True)
 
     def _epoch(self) -> datetime:

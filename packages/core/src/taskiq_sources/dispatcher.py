@@ -18,7 +18,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -26,6 +25,7 @@ from taskiq_sources.breaker import Breaker
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
+from taskiq_sources.following import follow
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.leases import Leases
@@ -37,12 +37,11 @@ from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.settling import FIRST_PAUSE, LONGEST_PAUSE, Settlers
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources.tasking import end, event_or_timeout, sparsely
+from taskiq_sources.tasking import end, event_or_timeout, fault_of
 
 logger = logging.getLogger("taskiq_sources")
 
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
-_GATHERING = 0.01  # for so long changes are gathered, to be looked at once
 _SETTLERS = 2  # one makes a call ready while that of the other is under way
 _LAST_CALL = 2.0  # for a call that is cut off
 
@@ -103,7 +102,7 @@ class Dispatcher:
         self._is_stopped = False  # by `stop`
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
         pauses = settings.breaker_pause, settings.breaker_longest_pause
-        self.breaker = Breaker(settings.breaker_threshold, *pauses, lambda: asyncio.get_running_loop().time())
+        self.breaker = Breaker(settings.breaker_threshold, *pauses, asyncio.get_running_loop().time)  # other threads ask, too
 
     @property
     def in_flight(self) -> int:
@@ -128,7 +127,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
         settlers = (self.settlers.work() for _ in range(_SETTLERS))
-        others = self._leases.keep(), self._senders.watch_timeouts(), self._watch_store()
+        others = self._leases.keep(), self._senders.watch_timeouts(), follow(self._store, self._wake.set, name=self._name)
         helpers = [asyncio.ensure_future(helper) for helper in (*settlers, *others)]
         feeder = asyncio.ensure_future(self._feed())
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -139,7 +138,7 @@ class Dispatcher:
             give_up_at = loop.time() + patience
             self._stop.set()  # also if something fell over: what is about to be claimed is given back
             await asyncio.wait([feeder], timeout=patience / 2)
-            fault = self._fault_of([feeder, *helpers])
+            fault = fault_of([feeder, *helpers], name=self._name)
             if fault is not None:  # whatever fell over, what the broker has, or is given, is not to be sent again
                 give_up_at += self._settings.send_timeout.total_seconds()
             await end([feeder], within=_LAST_CALL)
@@ -159,26 +158,18 @@ class Dispatcher:
             if not self._is_stopped:
                 self._stop.clear()
 
-    def _fault_of(self, tasks: Sequence[asyncio.Future[None]]) -> BaseException | None:
-        """Return what one of these has ended with; a helper never ends by itself."""
-        for task in tasks:
-            if task.cancelled():  # nobody did it but a driver whose own futures were cancelled
-                return RuntimeError(f"{self._name}: a call was cancelled from within the store")
-            if task.done() and (fault := task.exception()) is not None:
-                if isinstance(fault, GeneratorExit):  # which would be taken for the end of whoever waits for this
-                    return RuntimeError(f"{self._name}: a call raised GeneratorExit")
-                return fault
-        return None
-
     # -- claiming ------------------------------------------------------------------------------------------------------------
 
     async def _feed(self) -> None:
+        try:
+            await self._claim_until_stopped()
+        finally:
+            await self._forgo()
+
+    async def _claim_until_stopped(self) -> None:
         pause = FIRST_PAUSE
         while not self._stop.is_set():
             self._wake.clear()
-            if not self.store_reachable and any(held.is_over for held in self.ledger):
-                await event_or_timeout(self._wake, 1)  # what was sent is recorded first: if its lease has ended, it is due again
-                continue
             try:
                 wait = await self._claim_what_is_due()
             except SourceConnectionError as error:
@@ -196,14 +187,12 @@ class Dispatcher:
             pause = FIRST_PAUSE
             if wait > 0 and not self._stop.is_set():
                 await event_or_timeout(self._wake, wait)
-        if self._ahead is not None:
-            try:
-                await self._take(*self._ahead)
-            except SourceConnectionError as error:
-                self._store_failed(error)
 
     async def _claim_what_is_due(self) -> float:
         """Claim what there is room for; return how many seconds to wait for more, unless something happens."""
+        if not self.store_reachable and any(held.is_over for held in self.ledger):
+            await self._forgo()
+            return 1  # what was sent is recorded first: if its lease has ended, it is due again
         poll = self._settings.poll_interval.total_seconds()
         asking = self._ahead or await self._ask()
         if asking is None:
@@ -218,6 +207,7 @@ class Dispatcher:
     async def _look(self) -> timedelta | None:
         """Ask when something is due next, and return how long that is from now: negative if it is late, None for never."""
         self.next_due = await self._store.next_due(await self._clock.now())
+        self._store_answered()
         wait = None if self.next_due is None else self.next_due - await self._clock.now()
         self.overdue = max(-wait, timedelta(0)) if wait is not None else timedelta(0)
         return wait
@@ -260,7 +250,7 @@ class Dispatcher:
         try:
             while recorded is None:
                 try:
-                    recorded = await self._desk.settle_first(plans)
+                    recorded = await self._settled_first(plans)
                 except SourceConnectionError as error:
                     self._store_failed(error)
                     if self._stop.is_set():
@@ -277,6 +267,30 @@ class Dispatcher:
                 self.ledger.remove(held)
         self.metrics.claimed(len(sendable))
         self._enqueue([held for held in waiting if held in self.ledger])
+
+    async def _settled_first(self, plans: list[Plan]) -> list[Dispatch]:
+        settling = asyncio.ensure_future(self._desk.settle_first(plans))
+        try:
+            await asyncio.wait([settling], timeout=self._leases.heartbeat.total_seconds())
+            if not settling.done() or settling.exception() is not None:
+                await self._forgo()
+            return await settling
+        finally:
+            settling.cancel()
+
+    async def _forgo(self) -> None:
+        """Give back what was asked for ahead and is not to be sent soon: nobody renews it, so others would take it over."""
+        if self._ahead is None:
+            return
+        (_, asked, claiming), self._ahead = self._ahead, None
+        try:
+            forgone = self._hold(map(unsent, await claiming), asked)
+        except SourceConnectionError as error:
+            self._store_failed(error)
+            return
+        for held in forgone:
+            held.as_claimed = True
+        self.settlers.put(*forgone)
 
     async def _ask(self, coming: int = 0) -> _Asking | None:
         """Begin to claim what there is room for beside `coming`; None if there is none."""
@@ -302,12 +316,19 @@ class Dispatcher:
         if state == "open":
             return 0
         if state == "half_open":
-            return 0 if self.ledger or coming else min(self.breaker.trials, self._pace.batch)
+            return 0 if self._trying() or coming else min(self.breaker.trials, self._pace.batch)
         self._pace.judge(asyncio.get_running_loop().time())
         self._senders.low_mark = self._pace.low_mark
+        if surplus := self._senders.take_back(keep=self._pace.most):
+            self.settlers.put(*surplus)
         if len(self.settlers) >= 2 * self._settings.batch_size or len(self._senders) + coming > self._pace.low_mark:
             return 0
         return self._pace.batch
+
+    def _trying(self) -> int:
+        """How many sends are tried on a broker that was down. It may keep others waiting for their end since before that."""
+        since = self.breaker.half_open_since
+        return sum(held.started is None or held.started >= since for held in self.ledger)
 
     def _hold(self, dispatches: Iterable[Dispatch], asked: float) -> list[Held]:
         """Hold what was claimed at that time of the event loop's clock, from now on."""
@@ -325,7 +346,7 @@ class Dispatcher:
         if self._stop.is_set() or self.breaker.state == "open":
             allowed = 0
         elif self.breaker.state == "half_open":
-            allowed = max(self.breaker.trials - (len(self.ledger) - len(held)), 0)
+            allowed = max(self.breaker.trials - (self._trying() - len(held)), 0)
         self._senders.put(held[:allowed])
         if allowed < len(held):
             self.settlers.put(*held[allowed:])
@@ -341,7 +362,7 @@ class Dispatcher:
         schedule_id = held.dispatch.claim.schedule.id
         if held.sent:
             self.breaker.succeeded(schedule_id, held.started)
-        elif held.error is not None and self.breaker.failed(schedule_id):
+        elif held.error is not None and self.breaker.failed(schedule_id, held.started):
             logger.error("%s: the broker seems to be down (%s); claiming pauses.", self._name, error_text(held.error))
             self.settlers.put(*self._senders.take_back())
 
@@ -349,28 +370,7 @@ class Dispatcher:
         self._wake.set()
         self._settled.set()
 
-    # -- changes, errors -----------------------------------------------------------------------------------------------------
-
-    async def _watch_store(self) -> None:
-        """Turn the store's push into wake-ups. Without push, or while it is broken, polling goes on."""
-        if not self._store.capabilities.push:
-            await asyncio.Event().wait()
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                # Each settle of each scheduler would have all others look. What is declared comes as two changes, at once.
-                async with aclosing(sparsely(self._store.watch(), _GATHERING)) as changes:
-                    async for _ in changes:
-                        pause = FIRST_PAUSE
-                        self._wake.set()
-            except (SourceConnectionError, SourceClosedError) as error:
-                logger.debug("%s: watching for changes broke off: %s", self._name, error)
-            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
-                raise
-            except BaseException:  # polling goes on without it, and so does what is being sent
-                logger.exception("%s: watching for changes fell over and is begun again; please report this.", self._name)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+    # -- the store ----------------------------------------------------------------------------------------------------------
 
     def _store_failed(self, error: SourceConnectionError) -> None:
         if self.store_reachable:

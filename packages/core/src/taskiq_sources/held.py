@@ -26,6 +26,7 @@ class Held:
         quarantined: Whether its schedule was set aside.
         lost: Whether the lease was lost; the result is dropped then.
         as_claimed: Whether it is given back as it was before the claim: what was planned is not recorded.
+        is_over: Whether it was handed on to be settled. It may be by now, so a lease that is gone does not mean that it was lost.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Held:
         "dispatch",
         "duration",
         "error",
+        "is_over",
         "lease_ends",
         "lease_until",
         "lost",
@@ -58,16 +60,12 @@ class Held:
         self.quarantined = False
         self.lost = False
         self.as_claimed = False
+        self.is_over = False
 
     @property
     def due(self) -> datetime:
         """From when on it could be sent."""
         return self.dispatch.claim.schedule.next_run_at or self.dispatch.scheduled_for
-
-    @property
-    def is_over(self) -> bool:
-        """Whether its send has ended: it may be settled by now, so a lease that is gone does not mean that it was lost."""
-        return self.started is not None and self.worker is None
 
 
 class Ledger:

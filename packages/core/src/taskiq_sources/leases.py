@@ -48,13 +48,13 @@ class Leases:
         self._batch_size = batch_size
         self._failed = failed
         self._name = name
-        self._heartbeat = desk.lease / 3  # how often they are renewed
+        self.heartbeat = desk.lease / 3  # how often they are renewed
 
     async def keep(self) -> None:
         """Renew everything that is held, again and again; for ever."""
         while True:
             await self._ledger.busy.wait()
-            await asyncio.sleep(self._heartbeat.total_seconds())
+            await asyncio.sleep(self.heartbeat.total_seconds())
             try:
                 await self.renew([held for held in self._ledger if not held.lost])
             except SourceConnectionError as error:
@@ -70,7 +70,7 @@ class Leases:
         After a suspension of this process, an outage of the store, or a step of its clock, the claim would else return what is
         being sent here.
         """
-        ends, until = asyncio.get_running_loop().time() + self._heartbeat.total_seconds(), now + self._heartbeat
+        ends, until = asyncio.get_running_loop().time() + self.heartbeat.total_seconds(), now + self.heartbeat
         return [held for held in self._ledger if not held.lost and (held.lease_ends < ends or held.lease_until < until)]
 
     async def renew(self, held: Sequence[Held]) -> None:

@@ -72,11 +72,9 @@ class Senders:
         self._queue.extend(held)
         self._staff()
 
-    def take_back(self) -> list[Held]:
-        """Return what waits, and forget it."""
-        waiting = list(self._queue)
-        self._queue.clear()
-        return waiting
+    def take_back(self, keep: int = 0) -> list[Held]:
+        """Return what waits, but for the first `keep`, and forget it."""
+        return [self._queue.pop() for _ in range(len(self._queue) - keep)]
 
     async def watch_timeouts(self) -> None:
         """Cut off sends that take too long; for ever."""
@@ -118,9 +116,9 @@ class Senders:
 
     async def end(self, grace: float) -> None:
         """Forget what waits, and end all workers at once; those that do not heed it in time are left to themselves."""
-        await self._cut_off(grace)
-        for held in self._ledger.running():
+        for held in self._ledger.running():  # first: that they are cut off is not the broker's failure
             self._leave(held)
+        await self._cut_off(grace)
 
     async def _cut_off(self, grace: float) -> None:
         self._queue.clear()
@@ -197,12 +195,13 @@ class Senders:
             error = TimeoutError(late) if held.timed_out else asyncio.CancelledError(cancelled)
             if not held.timed_out:
                 raise
-            uncancel(worker)
         except BaseException as failure:  # whatever the broker raises, it is this occurrence's failure only
             error = failure
             if not isinstance(failure, Exception):
                 raise
         finally:
+            if held.timed_out:  # whether the broker heeds it, or makes something else of it
+                uncancel(worker)
             if held.worker is worker:  # else it was given up long ago
                 self._over(held, sent=sent, error=error)
 

@@ -73,6 +73,8 @@ class Settlers:
 
     def put(self, *held: Held) -> None:
         """Have these settled: sent, failed, cancelled, or never begun, which gives them back."""
+        for one in held:
+            one.is_over = True
         self._results.extend(held)
         self._some.set()
         if len(self._results) >= self._settings.batch_size or not self._is_sending():
@@ -104,11 +106,12 @@ class Settlers:
                 outcomes += [self._safe_outcome_of(held, now) for held in some]
                 await asyncio.sleep(0)
         await self._settle(outcomes)
-        self.last_settle_at = now
+        self.last_settle_at = await self._clock.now()  # later than `now` by as long as the store was away
         for held in batch:
             self._ledger.remove(held)
         self._note(settled, now)
         self._settled()
+        await self._desk.prune_now_and_then()
 
     async def _settle(self, outcomes: list[Outcome]) -> None:
         """Have outcomes recorded, however long it takes. One that trips a bug of the store does not take the others with it."""
@@ -127,6 +130,8 @@ class Settlers:
             if (bug := await self._bug_in_recording([_set_aside(claim, bug)])) is not None:
                 problem = "Schedule %r cannot be quarantined; it is claimed again when its lease ends"
                 logger.error(problem, claim.schedule.id, exc_info=bug)
+            else:
+                self._desk.metrics.quarantined(1)
 
     async def _bug_in_recording(self, outcomes: list[Outcome]) -> Exception | None:
         """Have outcomes recorded, however long it takes; return the bug that this trips, if it does."""
@@ -142,7 +147,7 @@ class Settlers:
         pause = FIRST_PAUSE
         while outcomes:
             try:
-                lost = await self._desk.settle(outcomes)
+                lost = await self._desk.record(outcomes)
             except SourceConnectionError as error:
                 self._failed(error)
             else:
@@ -191,10 +196,10 @@ class Settlers:
                 sent.append(held)
             elif held.error is not None:
                 failed += 1
-                quarantined += held.quarantined
+            quarantined += held.quarantined
         metrics = self._desk.metrics
         if sent:
-            self.lag = now - sent[-1].due
+            self.lag = (self.last_settle_at or now) - sent[-1].due
             metrics.sent(((now - held.due).total_seconds(), held.duration) for held in sent)
         if failed:
             metrics.failed(failed)

@@ -48,6 +48,23 @@ async def end(tasks: Iterable[asyncio.Future[Any]], *, within: float | None = No
     return left
 
 
+def fault_of(tasks: Iterable[asyncio.Future[None]], *, name: str) -> BaseException | None:
+    """Return what the first of these that did not end by itself has ended with.
+
+    Args:
+        tasks: The tasks; whoever works for ever never ends by itself.
+        name: The source, for errors.
+    """
+    for task in tasks:
+        if task.cancelled():  # nobody did it but a driver whose own futures were cancelled
+            return RuntimeError(f"{name}: a call was cancelled from within the store")
+        if task.done() and (fault := task.exception()) is not None:
+            if isinstance(fault, GeneratorExit):  # which would be taken for the end of whoever waits for this
+                return RuntimeError(f"{name}: a call raised GeneratorExit")
+            return fault
+    return None
+
+
 async def sparsely(changes: AsyncIterator[None], every: float) -> AsyncGenerator[None, None]:
     """Yield what comes, but after two that came soon after one another no more than one each `every` seconds.
 

@@ -150,7 +150,7 @@ class SourceHistoryRules:
         assert [row.scheduled_for for row in await rows(source)] == [NOW + k * HOUR for k in (9, 8, 7)]
 
     async def test_history_is_cut_now_and_then(self, source: ScheduleSource, clock: ManualClock, monkeypatch: Any) -> None:
-        """The history is cut every ten minutes, not with each send. (Look at `_prune_now_and_then`.)"""
+        """The history is cut every ten minutes, not with each send. (Look at `prune_now_and_then`.)"""
         cuts, prune = [], source.store.prune_runs
 
         async def counted(**limits: Any) -> int:
