@@ -355,14 +355,13 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "serializer": _text,
 }
 
-#: What needs no reading if it is of this type already: the most part of most documents.
-_PLAIN: dict[str, type] = {
+#: Of what type a field needs no reading: the most part of most documents.
+_plain_type = {
     **dict.fromkeys(("task_name", "task_id", "cron", "manual_of", "payload", "serializer"), str),
     **dict.fromkeys(("labels", "kwargs", "options"), dict),
     "args": list,
     "v": int,
-}
-_plain_type = _PLAIN.get  # looked up once: every field of every document comes by
+}.get
 
 
 def _require_json(value: object, path: str, fix: str, depth: int = 0) -> None:

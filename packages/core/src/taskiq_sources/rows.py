@@ -10,7 +10,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.models import Claim, Run, StoredSchedule, in_order
@@ -34,6 +34,11 @@ def rows_in(text: str | bytes) -> Sequence[Sequence[Any]]:
     """Return the rows of a JSON array of arrays."""
     rows: Sequence[Sequence[Any]] = from_json(text)
     return rows
+
+
+def lines(rows: Sequence[Sequence[object]]) -> list[bytes]:
+    """Return rows as JSON values, one a line; made in one go, which is faster. No text in JSON has a line break."""
+    return to_json(rows, indent=0)[4:-4].split(b"\n],\n[\n") if rows else []
 
 
 def plain(values: Iterable[object]) -> list[object]:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeAlias
 
-from pydantic_core import to_json
-
 from taskiq_sources.clock import to_ms
 from taskiq_sources.models import Outcome, Run, StoredSchedule
-from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS, plain, rows_in, run_from_row, schedule_from_row
+from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS, lines, plain, rows_in, run_from_row, schedule_from_row
 
 #: What an operation is told of one schedule; the id comes first.
 Part: TypeAlias = Sequence[bytes]
@@ -26,25 +24,27 @@ _RUN = ("recorded_at", "status", "schedule_id", "task_name", "scheduled_for", *_
 _schedule_row = itemgetter(*map(("id", "document", *_SCHEDULE).index, SCHEDULE_COLUMNS))
 _run_row = itemgetter(*map(("occurrence_id", *_RUN).index, RUN_COLUMNS))
 _state_of: Callable[[StoredSchedule], tuple[Any, ...]] = attrgetter(*_PROGRESS, *_DEFINITION)
+_head_of: Callable[[Outcome], tuple[Any, ...]] = attrgetter("claim.token", "claim.schedule.revision", "finished", "release")
 _progress_of: Callable[[Outcome], tuple[Any, ...]] = attrgetter(*_PROGRESS)
 
 
 def pack(*values: object) -> bytes:
     """Return values as the lines of a record."""
-    return _pack_all([plain(values)])[0]
+    return lines([plain(values)])[0]
 
 
 def pack_schedules(schedules: Sequence[StoredSchedule]) -> Iterator[Part]:
     """Yield what ``put.lua`` takes for new schedules: without a lease, at their first revision."""
-    packed = _pack_all([(None, None, None, one.paused, 1, 1, *plain(_state_of(one))) for one in schedules])
+    packed = lines([(None, None, None, one.paused, 1, 1, *plain(_state_of(one))) for one in schedules])
     for schedule, record in zip(schedules, packed, strict=True):
         yield schedule.id.encode(), record, schedule.document.encode()
 
 
 def pack_outcomes(outcomes: Sequence[Outcome]) -> Iterator[Part]:
     """Yield what ``settle.lua`` takes for outcomes."""
-    heads = _pack_all([_head_of(outcome) for outcome in outcomes])
-    rows = iter(_pack_all([_row_of(run) for outcome in outcomes for run in outcome.runs]))
+    # Nothing is written to a record that goes.
+    told = [(len(one.runs), *_head_of(one), *([None] if one.finished else plain(_progress_of(one)))) for one in outcomes]
+    heads, rows = lines(told), iter(lines([_row_of(run) for outcome in outcomes for run in outcome.runs]))
     for outcome, head in zip(outcomes, heads, strict=True):
         part = [outcome.claim.schedule.id.encode(), head]
         for run in outcome.runs:
@@ -76,17 +76,7 @@ def split(joined: bytes) -> list[str]:
     return [part.decode() for part in joined.split(_SEPARATOR)]
 
 
-def _head_of(outcome: Outcome) -> tuple[Any, ...]:
-    claim, progress = outcome.claim, [None] if outcome.finished else plain(_progress_of(outcome))  # what goes has none
-    return len(outcome.runs), claim.token, claim.schedule.revision, outcome.finished, outcome.release, *progress
-
-
 def _row_of(run: Run) -> tuple[Any, ...]:
     """Return a history row in the order of `_RUN`: each send makes one, and `plain` takes twice as long."""
     message = run.task_id, run.attempt, run.coalesced, run.claimant, run.error
     return to_ms(run.recorded_at), run.status, run.schedule_id, run.task_name, to_ms(run.scheduled_for), *message
-
-
-def _pack_all(records: Sequence[Sequence[object]]) -> list[bytes]:
-    """Return records; made in one go, which is faster. No text in JSON has a line break, so what is split at is between them."""
-    return to_json(records, indent=0)[4:-4].split(b"\n],\n[\n") if records else []
