@@ -168,6 +168,7 @@ def test_documents_end_at_one_mebibyte() -> None:
         '{"v":1,"task_name":"t","labels":{},"args":[],"kwargs":{},"interval":5,"options":{"misfire":"perhaps"}}',
         '{"v":1,"task_name":"t","labels":{},"args":[],"kwargs":{},"cron":"* * * * *","cron_offset":7}',
         '{"v":1,"task_name":"t","labels":{},"interval":5,"payload":"%%%","serializer":"X"}',
+        '{"v":1,"task_name":"t","labels":{},"args":[],"kwargs":{},"interval":5,"serializer":"X"}',
         "[" * 100_000,
     ],
 )
@@ -177,6 +178,16 @@ def test_what_is_not_a_document_is_a_decode_error(text: str) -> None:
         codec.decode("s", text)
 
     assert caught.value.schedule_id == "s"
+
+
+@pytest.mark.parametrize("missing", ["task_name", "labels", "args", "kwargs"])
+@pytest.mark.parametrize("null", [True, False])
+def test_what_a_document_lacks_is_named(missing: str, null: bool) -> None:
+    """In words: this is what is read on a schedule that was quarantined."""
+    fields: dict[str, Any] = {"v": 1, "task_name": "t", "labels": {}, "args": [], "kwargs": {}, "interval": 5}
+    del fields[missing]
+    with pytest.raises(ScheduleDecodeError, match=f"it has no {missing}"):
+        codec.decode("s", json.dumps({**fields, missing: None} if null else fields))
 
 
 @given(text=st.text())

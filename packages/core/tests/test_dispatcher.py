@@ -11,7 +11,7 @@ import pytest
 import taskiq
 from engine_world import SECOND, START, World
 from engine_world import task as _task
-from taskiq import TaskiqScheduler
+from taskiq import BrokerMessage, TaskiqScheduler
 from taskiq.exceptions import ScheduledTaskCancelledError
 
 from taskiq_sources import (
@@ -22,6 +22,7 @@ from taskiq_sources import (
     only_unique,
 )
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim
 from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.pace import Pace
@@ -176,6 +177,28 @@ async def test_what_has_become_too_much_is_given_back(world: World) -> None:
     await asyncio.sleep(105)
 
     assert sorted(world.broker.args()) == list(range(400))
+
+
+async def test_what_is_claimed_is_kept_though_sends_are_slow(world: World) -> None:
+    """A claim that is made while others wait was given back in part at once, to be claimed again later."""
+    claimed = 0
+
+    class Figures(Metrics):
+        def claimed(self, number: int) -> None:
+            nonlocal claimed
+            claimed += number
+
+    async def kick(message: BrokerMessage) -> None:
+        world.broker.takes = 10.0 + len(world.broker.tried) % 20
+        await taken(message)
+
+    taken, world.broker.kick = world.broker.kick, kick  # type: ignore[method-assign]
+    await world.add(1_000, time=START)
+    scheduler = await world.scheduler()
+    scheduler._dispatchers[0].report_to(Figures())
+    await asyncio.sleep(300)
+
+    assert (len(world.broker.sent), claimed) == (1_000, 1_000)
 
 
 async def test_sends_are_bounded(world: World) -> None:

@@ -17,7 +17,7 @@ from engine_world import task as _task
 
 from taskiq_sources import DurableScheduler, SourceConnectionError, occurrences
 from taskiq_sources.metrics import Metrics
-from taskiq_sources.models import Outcome
+from taskiq_sources.models import Outcome, ScheduleChanges
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -191,7 +191,9 @@ async def test_sends_that_hang_since_before_do_not_hold_up_those_that_are_tried(
     assert world.broker.running > 0
     assert len(world.broker.sent) == 60 - world.broker.running
     assert scheduler.health().ok
-    await asyncio.sleep(30)
+    for _ in range(60):
+        await asyncio.sleep(0.5)
+        assert scheduler.health().ok  # when they are cut off, too
     assert sorted(world.broker.args()) == list(range(60))
 
 
@@ -421,7 +423,7 @@ async def test_an_outcome_that_cannot_be_recorded_has_its_schedule_set_aside(wor
     assert info.state.quarantined
 
 
-@pytest.mark.parametrize("where", ["store", "trigger"])
+@pytest.mark.parametrize("where", ["store", "trigger", "both"])
 async def test_what_is_set_aside_after_its_send_is_counted(world: World, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     class Figures(Metrics):
         set_aside = 0
@@ -433,9 +435,9 @@ async def test_what_is_set_aside_after_its_send_is_counted(world: World, monkeyp
         raise TypeError("a bug")
 
     source, figures = world.another_source(), Figures()
-    if where == "store":
+    if where != "trigger":
         source.store.settle = tripped(source.store.settle, lambda outcome: outcome.runs)  # type: ignore[method-assign]
-    else:
+    if where != "store":
         monkeypatch.setattr(occurrences, "sent", no_next)
     await world.add(time=START + timedelta(seconds=1))
     scheduler = await world.scheduler(source)
@@ -444,6 +446,78 @@ async def test_what_is_set_aside_after_its_send_is_counted(world: World, monkeyp
 
     assert world.broker.args() == [0]
     assert figures.set_aside == 1
+
+
+async def test_what_cannot_be_read_is_told_of_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """However often that it is set aside cannot be recorded."""
+    source = world.another_source()
+    settle = source.store.settle
+
+    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        raise SourceConnectionError("no store")
+
+    source.store.settle = away  # type: ignore[method-assign]
+    await world.add(time=START)
+    await world.source.store.update("0", ScheduleChanges(updated_at=START, document="{"))
+    for _ in range(3):
+        scheduler = await world.scheduler(source)
+        await asyncio.sleep(2)
+        await scheduler.stop()
+    assert "is quarantined" not in caplog.text
+    source.store.settle = settle  # type: ignore[method-assign]
+    await world.scheduler(source)
+    await asyncio.sleep(60)
+
+    assert caplog.text.count("is quarantined") == 1
+
+
+async def test_settling_first_has_ended_when_the_scheduler_has_stopped(world: World) -> None:
+    """Were it left to itself, it would come after what is given back."""
+    source, events = world.another_source(), []
+    settle = source.store.settle
+
+    async def hanging(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if outcomes[0].release:
+            events.append("given back")
+            return await settle(outcomes)
+        try:
+            await asyncio.sleep(10**6)
+        finally:
+            await asyncio.sleep(0.5)
+            events.append("rolled back")
+        return frozenset()
+
+    source.store.settle = hanging  # type: ignore[method-assign]
+    await world.source.add_schedule(_task("minutely", cron="* * * * *"))
+    await asyncio.sleep(600)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(1)
+    await scheduler.stop()
+
+    assert events == ["rolled back", "given back"]
+
+
+async def test_what_is_settled_is_not_held_while_the_clock_is_read(world: World) -> None:
+    """A clock that hangs then would have stopping take all of its time."""
+    source = world.another_source()
+    record, has_settled = source.store.settle, False
+
+    async def settle(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        nonlocal has_settled
+        has_settled = True
+        return await record(outcomes)
+
+    async def now() -> datetime:
+        if has_settled:
+            await asyncio.sleep(20)
+        return world.clock.read()
+
+    source.store.settle = settle  # type: ignore[method-assign]
+    source.clock.now = now  # type: ignore[method-assign]
+    await world.add(time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(1)
+    assert (has_settled, scheduler.health().sources[0].held) == (True, 0)
 
 
 async def test_one_late_schedule_that_trips_a_bug_does_not_hold_up_the_others(world: World) -> None:

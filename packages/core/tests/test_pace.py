@@ -71,6 +71,8 @@ def test_few_sends_that_took_long_tell_enough() -> None:
     send(pace, 4, until=2.01, took=1.0)
 
     assert (pace.batch, pace.most) == (2, 10)
+    send(pace, 4, until=42.01, took=20.0)
+    assert pace.most == pace.low_mark + pace.batch
 
 
 @pytest.mark.parametrize(("rate", "low_mark"), [(100, 50), (1_000, 125), (8_000, 400), (1_000_000, 1_000)])

@@ -37,6 +37,7 @@ class Breaker:
         self._known: dict[str, float] = {}
         self._pause = self._first_pause
         self._open_until: float | None = None
+        self._closed_since = -math.inf
 
     @property
     def state(self) -> BreakerState:
@@ -64,7 +65,7 @@ class Breaker:
     @property
     def half_open_since(self) -> float:
         """From when on a send is one of those that are tried; what began before that says nothing more of the broker."""
-        return -math.inf if self._open_until is None else self._open_until
+        return self._closed_since if self._open_until is None else self._open_until
 
     def succeeded(self, schedule_id: str, began: float) -> None:
         """Take note that the broker took a message of this schedule, whose send began then: what failed later may be an outage.
@@ -80,7 +81,8 @@ class Breaker:
         self._known.pop(schedule_id, None)
         self._failures = len(self._suspects)
         self._pause = self._first_pause
-        self._open_until = None
+        if self._open_until is not None:
+            self._closed_since, self._open_until = min(self._open_until, self._monotonic()), None
 
     def failed(self, schedule_id: str, began: float) -> bool:
         """Take note of a failed send of this schedule, which began then; return whether that opened the breaker."""

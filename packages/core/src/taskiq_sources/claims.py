@@ -148,7 +148,7 @@ class ClaimDesk:
         for plan in plans:
             if plan.settle_first is None or plan.settle_first.claim.schedule.id in lost:
                 continue
-            self._tell_of_late_ones(plan, plan.settle_first)  # now that it is so: what is given back is planned anew
+            self._tell_of(plan, plan.settle_first)  # now that it is so: what is given back is planned anew
             if plan.dispatch is not None:
                 dispatches.append(plan.dispatch)
         return dispatches
@@ -188,20 +188,19 @@ class ClaimDesk:
             logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
 
     def _plan(self, claim: Claim, now: datetime) -> Plan:
-        schedule_id = claim.schedule.id
         try:
             return occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
-        except ScheduleDecodeError as error:
-            self.metrics.quarantined(1)
-            logger.error("Schedule %r is quarantined: %s", schedule_id, error)  # noqa: TRY400 - a traceback would not help anybody
+        except ScheduleDecodeError as error:  # a traceback would not help anybody
             return Plan(settle_first=occurrences.quarantined(claim, error))
         except Exception as error:  # one schedule that trips a bug must not stop the others
-            self.metrics.quarantined(1)
-            logger.exception("Schedule %r is quarantined: planning its occurrence failed", schedule_id)
+            logger.exception("Planning an occurrence of schedule %r failed", claim.schedule.id)
             return Plan(settle_first=occurrences.quarantined(claim, error))
 
-    def _tell_of_late_ones(self, plan: Plan, settled: Outcome) -> None:
+    def _tell_of(self, plan: Plan, settled: Outcome) -> None:
         schedule_id = settled.claim.schedule.id
+        if settled.quarantined:
+            self.metrics.quarantined(1)
+            logger.error("Schedule %r is quarantined: %s", schedule_id, settled.last_error)
         for run in settled.runs:
             self.metrics.missed(run.coalesced)
             logger.warning(

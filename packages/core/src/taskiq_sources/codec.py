@@ -186,16 +186,13 @@ def decode(
         return _definition(schedule_id, document, serializer, owner)
     except ScheduleDecodeError:
         raise
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except KeyError as error:
+        raise ScheduleDecodeError(schedule_id, f"it has no {error.args[0]}") from error
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ScheduleDecodeError(schedule_id, f"{type(error).__name__}: {error}") from error
 
 
-def _definition(
-    schedule_id: str,
-    fields: dict[str, Any],
-    serializer: TaskiqSerializer | None,
-    owner: str | None,
-) -> Definition:
+def _definition(schedule_id: str, fields: dict[str, Any], serializer: TaskiqSerializer | None, owner: str | None) -> Definition:
     """Return the definition of a document whose fields these are; they are changed."""
     unknown: dict[str, Any] = {}
     for name in [name for name, value in fields.items() if type(value) is not _plain_type(name)]:
@@ -210,7 +207,7 @@ def _definition(
     version = get("v", VERSION)
     if version > VERSION:
         unknown["v"] = version  # an edit by this release does not make it an old document
-    if "payload" in fields:
+    if "payload" in fields or "serializer" in fields:
         fields |= _load_payload(schedule_id, fields["payload"], get("serializer"), serializer)
     options, unknown_options = _NO_OPTIONS, None
     if "options" in fields:

@@ -276,7 +276,7 @@ class Dispatcher:
                 await self._forgo()
             return await settling
         finally:
-            settling.cancel()
+            await end([settling], within=_LAST_CALL)  # nothing is to go on behind the back of who gives the rest back
 
     async def _forgo(self) -> None:
         """Give back what was asked for ahead and is not to be sent soon: nobody renews it, so others would take it over."""

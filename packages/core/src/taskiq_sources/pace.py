@@ -50,5 +50,5 @@ class Pace:
         rate = min(self._sent / max(now - self._since, 1e-6), self._at_once * self._sent / max(self._busy, 1e-6))
         self.batch = max(self._lowest, min(round(rate * _SOON), self._highest))
         self.low_mark = max(self.batch // 2, min(round(rate * _AHEAD), 2 * self._highest))
-        self.most = max(self.batch, min(round(rate * _LATE), 3 * self._highest))
+        self.most = max(self.low_mark + self.batch, min(round(rate * _LATE), 3 * self._highest))
         self.begin(now)

@@ -106,11 +106,11 @@ class Settlers:
                 outcomes += [self._safe_outcome_of(held, now) for held in some]
                 await asyncio.sleep(0)
         await self._settle(outcomes)
-        self.last_settle_at = await self._clock.now()  # later than `now` by as long as the store was away
         for held in batch:
             self._ledger.remove(held)
-        self._note(settled, now)
         self._settled()
+        self.last_settle_at = await self._clock.now()  # later than `now` by as long as the store was away
+        self._note(settled, now)
         await self._desk.prune_now_and_then()
 
     async def _settle(self, outcomes: list[Outcome]) -> None:
@@ -130,7 +130,7 @@ class Settlers:
             if (bug := await self._bug_in_recording([_set_aside(claim, bug)])) is not None:
                 problem = "Schedule %r cannot be quarantined; it is claimed again when its lease ends"
                 logger.error(problem, claim.schedule.id, exc_info=bug)
-            else:
+            elif not outcome.quarantined:  # else it is counted with what was to be recorded
                 self._desk.metrics.quarantined(1)
 
     async def _bug_in_recording(self, outcomes: list[Outcome]) -> Exception | None:
