@@ -69,6 +69,25 @@ async def test_an_edit_of_arguments_amid_a_claim_does_no_harm(
     assert (await read(other)).next_run_at == at(3600)
 
 
+async def test_a_claim_returns_what_it_has_when_a_later_statement_fails(
+    store: MongoStore, before: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken, and nobody else could send it before the lease ends. Whoever claims nothing is told why."""
+
+    async def fail() -> None:
+        raise SourceConnectionError("the server has gone")
+
+    monkeypatch.setattr("taskiq_sources_mongo.store._BATCH", 2)
+    await store.put([schedule(schedule_id) for schedule_id in "abcde"])
+    before(store, "find", fail, time=5)  # each two find what may be claimed, and what was
+    assert [claim.schedule.id for claim in await take(store)] == ["a", "b", "c", "d"]
+    before(store, "find", fail)
+    with pytest.raises(SourceConnectionError):
+        await take(store)
+
+    assert [claim.schedule.id for claim in await take(store)] == ["e"]
+
+
 async def test_what_others_take_amid_a_claim_is_made_up_for(
     store: MongoStore, other: MongoStore, before: Callable[..., None]
 ) -> None:

@@ -28,7 +28,7 @@ from taskiq_sources.backends import (
     portions,
 )
 from taskiq_sources.clock import floor_ms
-from taskiq_sources.errors import ScheduleValidationError
+from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_mongo import outbox, schema
@@ -190,12 +190,17 @@ class MongoStore(SessionStore[Database]):
     ) -> list[Claim]:
         claims: list[Claim] = []
         window = {"now": now, "horizon": now + early}
-        while wanted := min(limit - len(claims), _BATCH):
-            found = await self._eligible(window, wanted, ids)
-            if found:
-                claims += await self._take(found, window, claimant, now + lease)
-            if len(found) < wanted:
-                break
+        try:
+            while wanted := min(limit - len(claims), _BATCH):
+                found = await self._eligible(window, wanted, ids)
+                if found:
+                    claims += await self._take(found, window, claimant, now + lease)
+                if len(found) < wanted:
+                    break
+        except SourceConnectionError:
+            # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
+            if not claims:
+                raise
         return sorted(claims, key=lambda claim: (claim.schedule.next_run_at or now, claim.schedule.id))
 
     async def _eligible(self, window: Document, limit: int, ids: Collection[str] | None) -> dict[str, int]:
