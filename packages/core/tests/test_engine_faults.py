@@ -54,12 +54,14 @@ def slowed(method: Callable[..., Awaitable[Any]], seconds: float, *, answering: 
     return slow
 
 
-def tripped(settle: Callable[..., Awaitable[frozenset[str]]], is_bad: Callable[[Outcome], object]) -> Callable[..., Any]:
-    """Return the `settle` of a store with a bug, for some outcomes."""
+def tripped(
+    settle: Callable[..., Awaitable[frozenset[str]]], is_bad: Callable[[Outcome], object], raises: type[Exception] = TypeError
+) -> Callable[..., Any]:
+    """Return the `settle` of a store that fails for some outcomes: by a bug, or as it is told."""
 
     async def trips(outcomes: Sequence[Outcome]) -> frozenset[str]:
         if any(is_bad(outcome) for outcome in outcomes):
-            raise TypeError("a bug")
+            raise raises("told to fail")
         return await settle(outcomes)
 
     return trips
@@ -379,14 +381,9 @@ async def test_what_is_given_back_was_not_lost(world: World, caplog: pytest.LogC
 async def test_health_tells_when_something_was_settled(world: World) -> None:
     """Not when that was tried first."""
     source = world.another_source()
-    settle = source.store.settle
-
-    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
-        if world.clock.read() < START + timedelta(seconds=60):
-            raise SourceConnectionError("away")
-        return await settle(outcomes)
-
-    source.store.settle = away  # type: ignore[assignment]
+    back_at = START + timedelta(seconds=60)
+    settle = tripped(source.store.settle, lambda _: world.clock.read() < back_at, SourceConnectionError)
+    source.store.settle = settle  # type: ignore[method-assign]
     await world.add(time=START)
     scheduler = await world.scheduler(source)
     await asyncio.sleep(90)
@@ -453,10 +450,7 @@ async def test_what_cannot_be_read_is_told_of_once(world: World, caplog: pytest.
     source = world.another_source()
     settle = source.store.settle
 
-    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
-        raise SourceConnectionError("no store")
-
-    source.store.settle = away  # type: ignore[method-assign]
+    source.store.settle = tripped(settle, lambda _: True, SourceConnectionError)  # type: ignore[method-assign]
     await world.add(time=START)
     await world.source.store.update("0", ScheduleChanges(updated_at=START, document="{"))
     for _ in range(3):
@@ -552,14 +546,9 @@ async def test_a_slow_renewal_does_not_have_a_claim_begin_with_an_ended_lease(wo
 async def test_what_waits_to_be_settled_first_is_renewed(world: World) -> None:
     """While the store fails one scheduler's settles: another would take it over, and at most once would be used up."""
     first, second = (world.another_source(lease=timedelta(seconds=9)) for _ in range(2))
-    settle = first.store.settle
-
-    async def away(outcomes: list[Outcome]) -> frozenset[str]:
-        if world.clock.read() < START + timedelta(seconds=640):
-            raise SourceConnectionError("away")
-        return await settle(outcomes)
-
-    first.store.settle = away  # type: ignore[assignment]
+    back_at = START + timedelta(seconds=640)
+    settle = tripped(first.store.settle, lambda _: world.clock.read() < back_at, SourceConnectionError)
+    first.store.settle = settle  # type: ignore[method-assign]
     for index in range(3):
         await world.source.add_schedule(_task(str(index), cron="0 12 * * *", delivery="at_most_once", args=[index]))
         await world.source.add_schedule(_task(f"m{index}", cron="* * * * *", delivery="at_most_once", args=[10 + index]))
@@ -625,19 +614,14 @@ async def test_stopping_gives_back_what_would_not_be_sent(world: World, turns: i
 async def test_a_fault_amid_an_outage_of_the_store_is_over_with_it(world: World) -> None:
     """What waits to be settled first is given back then, and does not keep the dispatcher from being started again."""
     source = world.another_source()
-    settle, renew = source.store.settle, source.store.renew
-    back_at = START + timedelta(seconds=602)
-
-    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
-        if world.clock.read() < back_at:
-            raise SourceConnectionError("away")
-        return await settle(outcomes)
+    renew, back_at = source.store.renew, START + timedelta(seconds=602)
+    settle = tripped(source.store.settle, lambda _: world.clock.read() < back_at, SourceConnectionError)
 
     async def panics(*_args: Any, **_options: Any) -> NoReturn:
         source.store.renew = renew  # type: ignore[method-assign]
         raise PanicException
 
-    source.store.settle, source.store.renew = away, panics  # type: ignore[assignment, method-assign]
+    source.store.settle, source.store.renew = settle, panics  # type: ignore[method-assign]
     await world.source.add_schedule(_task("minutely", cron="* * * * *"))
     await asyncio.sleep(600)
     scheduler = await world.scheduler(source)
@@ -651,14 +635,8 @@ async def test_a_fault_amid_an_outage_of_the_store_is_over_with_it(world: World)
 async def test_what_is_missed_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """When it is recorded: what is given back instead is found late again, by whoever claims it next."""
     source = world.another_source()
-    settle = source.store.settle
-
-    async def away(outcomes: Sequence[Outcome]) -> frozenset[str]:
-        if any(outcome.runs for outcome in outcomes):
-            raise SourceConnectionError("away")
-        return await settle(outcomes)
-
-    source.store.settle = away  # type: ignore[assignment]
+    settle = tripped(source.store.settle, lambda outcome: outcome.runs, SourceConnectionError)
+    source.store.settle = settle  # type: ignore[method-assign]
     await world.source.add_schedule(_task("hourly", cron="0 * * * *", misfire="skip"))
     await asyncio.sleep(1800)
     scheduler = await world.scheduler(source)

@@ -37,7 +37,8 @@ class Breaker:
         self._known: dict[str, float] = {}
         self._pause = self._first_pause
         self._open_until: float | None = None
-        self._closed_since = -math.inf
+        #: From when on a send is one of those that are tried; what began before that says nothing more of the broker.
+        self.half_open_since = -math.inf
 
     @property
     def state(self) -> BreakerState:
@@ -62,11 +63,6 @@ class Breaker:
         """Seconds until it is half open; 0 if it is not open."""
         return 0.0 if self._open_until is None else max(0.0, self._open_until - self._monotonic())
 
-    @property
-    def half_open_since(self) -> float:
-        """From when on a send is one of those that are tried; what began before that says nothing more of the broker."""
-        return self._closed_since if self._open_until is None else self._open_until
-
     def succeeded(self, schedule_id: str, began: float) -> None:
         """Take note that the broker took a message of this schedule, whose send began then: what failed later may be an outage.
 
@@ -82,7 +78,7 @@ class Breaker:
         self._failures = len(self._suspects)
         self._pause = self._first_pause
         if self._open_until is not None:
-            self._closed_since, self._open_until = min(self._open_until, self._monotonic()), None
+            self.half_open_since, self._open_until = min(self._open_until, self._monotonic()), None
 
     def failed(self, schedule_id: str, began: float) -> bool:
         """Take note of a failed send of this schedule, which began then; return whether that opened the breaker."""
@@ -101,6 +97,6 @@ class Breaker:
             return False
         if state == "half_open":
             self._pause = min(self._pause * 2, self._longest_pause)
-        self._open_until = now + self._pause
+        self.half_open_since = self._open_until = now + self._pause
         self._failures = 0
         return True

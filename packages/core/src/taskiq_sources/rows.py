@@ -1,4 +1,4 @@
-"""Reads the contract's dataclasses from rows of plain values: what JSON knows, and instants as milliseconds. No I/O.
+"""The contract's dataclasses and rows of plain values: what JSON knows, and instants as milliseconds. No I/O.
 
 Thousands are read in a burst, and to name the fields of each on the way takes as long again.
 """
@@ -19,10 +19,11 @@ from taskiq_sources.models import Claim, Run, StoredSchedule, in_order
 SCHEDULE_COLUMNS: Final = tuple(field.name for field in fields(StoredSchedule))
 RUN_COLUMNS: Final = tuple(field.name for field in fields(Run))
 
+#: Of both, those that are instants.
+INSTANTS: Final = frozenset({"scheduled_for", "next_run_at", "anchor", "created_at", "updated_at", "lease_until", "recorded_at"})
+
 _WIDTH: Final = len(SCHEDULE_COLUMNS)
-_INSTANTS: Final = tuple(
-    map(SCHEDULE_COLUMNS.index, ("scheduled_for", "next_run_at", "anchor", "created_at", "updated_at", "lease_until"))
-)
+_INSTANTS: Final = tuple(column for column, name in enumerate(SCHEDULE_COLUMNS) if name in INSTANTS)
 _FLAGS: Final = tuple(map(SCHEDULE_COLUMNS.index, ("paused", "quarantined")))
 _stored_schedule = in_order(StoredSchedule)
 

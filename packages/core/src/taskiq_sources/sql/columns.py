@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from taskiq_sources.clock import to_ms
 from taskiq_sources.models import Claim, Outcome, ScheduleChanges, StoredSchedule
-from taskiq_sources.rows import RUN_COLUMNS, SCHEDULE_COLUMNS
+from taskiq_sources.rows import INSTANTS, RUN_COLUMNS, SCHEDULE_COLUMNS, plain
 
 #: What a new schedule begins with, whatever the given one says, is not passed.
 _PUT = {name: name for name in SCHEDULE_COLUMNS if name not in {"revision", "timing_revision", "claimant", "lease_until"}}
@@ -26,7 +26,6 @@ _OUTCOME = {
     **{field.name: field.name for field in fields(Outcome) if field.name not in {"claim", "runs"}},
 }
 _RUN = {f"run_{name}": name for name in RUN_COLUMNS}
-_INSTANTS = frozenset({"scheduled_for", "next_run_at", "anchor", "created_at", "updated_at", "recorded_at"})
 _REMEMBERED = 4096  # instants; a batch has thousands of them, mostly the same ones
 
 
@@ -68,7 +67,7 @@ def changes_values(changed: dict[str, Any]) -> dict[str, Any]:
 
 def instants(values: dict[str, Any]) -> dict[str, Any]:
     """Return `values` with datetimes in milliseconds."""
-    return {name: to_ms(value) if isinstance(value, datetime) else value for name, value in values.items()}
+    return dict(zip(values, plain(values.values()), strict=True))
 
 
 def _columns(attributes: Mapping[str, str], rows: Iterable[object]) -> dict[str, list[Any]]:
@@ -76,7 +75,7 @@ def _columns(attributes: Mapping[str, str], rows: Iterable[object]) -> dict[str,
     columns = map(list, zip(*map(attrgetter(*attributes.values()), rows), strict=True))
     named = {name: next(columns, []) for name in attributes}
     for name, attribute in attributes.items():
-        if attribute in _INSTANTS:
+        if attribute in INSTANTS:
             named[name] = list(map(_optional_ms, named[name]))
     return named
 
