@@ -31,6 +31,7 @@ local NAMES = {
 local NO_LEASE = "null,\nnull,\nnull,\n"
 local DECIDING = "^%S+,\n(-?%w+),\n[^\n]+,\n()(%a+),\n%d+,\n(%d+),\n()%d+,\n(-?%w+),\n(%a+)"
 local PROGRESS = "^%d+,\n%-?%w+,\n%a+,\n%-?%w+,\n%d+,\n%d+,\n[^\n]+,\n"
+local UP_TO_TIMING = PROGRESS .. "%-?%d+,\n%-?%d+,\n%-?%d+,\n()"
 
 -- What decides where a record belongs, and where its pieces begin: lease_until, where paused is, paused, timing_revision, where
 -- attempt is, next_run_at, quarantined.
@@ -59,7 +60,7 @@ end
 
 -- `token` as the text that it is in JSON, in quotes.
 local function has_token(record, token)
-  return sub(record, 1, #token) == token
+  return find(record, token, 1, true) == 1
 end
 
 -- Nothing without a lease, as a text.
@@ -79,7 +80,8 @@ local function next_run_at_of(record)
 end
 
 local function owner_and_task_of(record, progress)
-  return match(record, PROGRESS .. "%-?%d+,\n%-?%d+,\n%-?%d+,\n[^\n]+,\n([^\n]+),\n([^\n]+)", progress)
+  local timing = match(record, UP_TO_TIMING, progress)
+  return match(record, "^([^\n]+),\n([^\n]+)", find(record, "\n", timing, true) + 1) -- what is long is found sooner than matched
 end
 
 local function later(one, other)
@@ -142,26 +144,27 @@ end
 
 -- -- writing: what is to be done is collected, and done by commit(), in one command for each kind and key ------------------------
 
-local collected = { ZREM = {}, HDEL = {}, ZADD = {}, HSET = {} } -- by command and key: a list and, as n, its length
+local ZREM, HDEL, ZADD, HSET = {}, {}, {}, {} -- by key: a list and, as n, its length
+local COMMANDS = { { "ZREM", ZREM }, { "HDEL", HDEL }, { "ZADD", ZADD }, { "HSET", HSET } }
 
-local function list_for(command, key)
-  local list = collected[command][key]
+local function list_for(lists, key)
+  local list = lists[key]
   if not list then
     list = { n = 0 }
-    collected[command][key] = list
+    lists[key] = list
   end
   return list
 end
 
-local function remove(command, key, member)
-  local list = list_for(command, key)
-  list.n = list.n + 1
-  list[list.n] = member
+local function remove(lists, key, member)
+  local list = lists[key] or list_for(lists, key)
+  local n = list.n + 1
+  list[n], list.n = member, n
 end
 
 -- Score and member of a sorted set, or field and value of a hash. Scores are texts: Redis writes numbers of Lua slowly.
-local function write(command, key, first, second)
-  local list = list_for(command, key)
+local function write(lists, key, first, second)
+  local list = lists[key] or list_for(lists, key)
   local n = list.n + 2
   list[n - 1], list[n], list.n = first, second, n
 end
@@ -177,11 +180,12 @@ end
 -- What is taken away goes before what is put there, so that a member can move within a set. It also lets claims and settles work
 -- when the memory is full: Redis refuses a script for that at its first write only, and taking away is always allowed.
 local function commit()
-  for _, command in ipairs({ "ZREM", "HDEL", "ZADD", "HSET" }) do
+  for _, each in ipairs(COMMANDS) do
+    local command, lists = each[1], each[2]
     for _, key in ipairs(KEYS) do
-      local list = collected[command][key]
+      local list = lists[key]
       if list then
-        collected[command][key] = nil
+        lists[key] = nil
         local done = send(command, key, list)
         if key == LEASED and command == "ZREM" and done < list.n then
           -- A claim that met more ended leases than it took has put the others among what is due.
@@ -203,8 +207,7 @@ local function write_in_any_case()
 end
 
 -- Members of INDEX: t of a task, o of an owner, p paused, q quarantined. A name is in quotes, so none is the beginning of another.
-local function each_kind(id, record, act)
-  local _, _, paused, _, progress, _, quarantined = deciding(record)
+local function each_kind(id, record, paused, progress, quarantined, act)
   local owner, task = owner_and_task_of(record, progress)
   act("t" .. task .. id)
   if owner ~= "null" then act("o" .. owner .. id) end
@@ -212,8 +215,8 @@ local function each_kind(id, record, act)
   if quarantined == "true" then act("q" .. id) end
 end
 
-local function index(member) write("ZADD", INDEX, "0", member) end
-local function unindex(member) remove("ZREM", INDEX, member) end
+local function index(member) write(ZADD, INDEX, "0", member) end
+local function unindex(member) remove(ZREM, INDEX, member) end
 
 -- The one set that a schedule belongs to, if any, and its score there.
 local function place_of(lease_until, paused, next_run_at, quarantined)
@@ -223,35 +226,37 @@ local function place_of(lease_until, paused, next_run_at, quarantined)
   return LEASED, later(next_run_at, lease_until)
 end
 
--- Collects a move from one set to another.
+-- Collects a move from one set to another, each of which may be none.
 local function move(id, from, to, score)
-  if from and (from ~= to or from == LEASED) then remove("ZREM", from, id) end -- what is leased may be in DUE: commit() knows
-  if to then write("ZADD", to, score, id) end
+  if from and (from ~= to or from == LEASED) then remove(ZREM, from, id) end -- what is leased may be in DUE: commit() knows
+  if to then write(ZADD, to, score, id) end
 end
 
--- Collects a change of a record, and what follows for the sets. `before` is false for a new schedule, `after` for one that goes;
--- `is_same` says that task and owner are the old ones.
+-- Collects that a schedule goes. Behind its record comes what deciding() returns of it.
+local function forget(id, record, lease_until, _, paused, _, progress, next_run_at, quarantined)
+  move(id, (place_of(lease_until, paused, next_run_at, quarantined)))
+  each_kind(id, record, paused, progress, quarantined, unindex)
+  remove(HDEL, STATE, id) -- and so from DOCUMENTS and IDS
+end
+
+-- Collects a change of a record, and what follows for the sets. `before` is false for a new schedule; `is_same` says that task and
+-- owner are the old ones.
 local function change(id, before, after, is_same)
-  local from, to, score, was_paused, was_quarantined, lease_until, paused, next_run_at, quarantined, _
+  local from, was_paused, old_progress, was_quarantined, _
+  local lease_until, _, paused, _, progress, next_run_at, quarantined = deciding(after)
   if before then
-    lease_until, _, was_paused, _, _, next_run_at, was_quarantined = deciding(before)
-    from = place_of(lease_until, was_paused, next_run_at, was_quarantined)
-  end
-  if after then
-    lease_until, _, paused, _, _, next_run_at, quarantined = deciding(after)
-    to, score = place_of(lease_until, paused, next_run_at, quarantined)
-  end
-  move(id, from, to, score)
-  if not is_same or was_quarantined ~= quarantined or was_paused ~= paused then
-    if before then each_kind(id, before, unindex) end
-    if after then each_kind(id, after, index) end
-  end
-  if after then
-    write("HSET", STATE, id, after)
-    if not before then write("ZADD", IDS, "0", id) end
+    local old_lease_until, old_next_run_at
+    old_lease_until, _, was_paused, _, old_progress, old_next_run_at, was_quarantined = deciding(before)
+    from = place_of(old_lease_until, was_paused, old_next_run_at, was_quarantined)
   else
-    remove("HDEL", STATE, id) -- and so from DOCUMENTS and IDS
+    write(ZADD, IDS, "0", id)
   end
+  move(id, from, place_of(lease_until, paused, next_run_at, quarantined))
+  if not is_same or was_quarantined ~= quarantined or was_paused ~= paused then
+    if before then each_kind(id, before, was_paused, old_progress, was_quarantined, unindex) end
+    each_kind(id, after, paused, progress, quarantined, index)
+  end
+  write(HSET, STATE, id, after)
 end
 
 -- -- order -----------------------------------------------------------------------------------------------------------------------
@@ -277,5 +282,5 @@ local function each_member_of_run(id, row, act)
   if status ~= '"sent"' then act(RUNS_INDEX, status .. time_and_id) end
 end
 
-local function index_run(list, member) write("ZADD", list, "0", member) end
-local function unindex_run(list, member) remove("ZREM", list, member) end
+local function index_run(list, member) write(ZADD, list, "0", member) end
+local function unindex_run(list, member) remove(ZREM, list, member) end

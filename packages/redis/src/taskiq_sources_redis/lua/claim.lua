@@ -12,8 +12,8 @@ local function return_ended()
   local ids = redis.call("ZRANGEBYSCORE", LEASED, "-inf", due_by, "LIMIT", 0, MOST_ENDED)
   for i, record in ipairs(values_of(STATE, ids)) do
     if not record or not holds_others_off(record, now) then
-      remove("ZREM", LEASED, ids[i])
-      if record then write("ZADD", DUE, next_run_at_of(record), ids[i]) end
+      remove(ZREM, LEASED, ids[i])
+      if record then write(ZADD, DUE, next_run_at_of(record), ids[i]) end
     end
   end
   commit()
@@ -30,8 +30,8 @@ local function oldest()
     for i, record in ipairs(records) do
       if not record or holds_others_off(record, now) then -- returned by a caller whose clock is ahead of ours
         is_whole = false
-        remove("ZREM", DUE, ids[i])
-        if record then write("ZADD", LEASED, later(next_run_at_of(record), lease_until_of(record)), ids[i]) end
+        remove(ZREM, DUE, ids[i])
+        if record then write(ZADD, LEASED, later(next_run_at_of(record), lease_until_of(record)), ids[i]) end
       end
     end
     commit()
@@ -78,11 +78,11 @@ local documents = documents_of(ids)
 if packed_ids == "" and #ids > 0 then redis.call("ZREMRANGEBYRANK", DUE, 0, #documents - 1) end
 for i = 1, #documents do
   local id, record = ids[i], records[i]
-  if packed_ids ~= "" then remove("ZREM", lease_until_of(record) and LEASED or DUE, id) end
+  if packed_ids ~= "" then remove(ZREM, lease_until_of(record) and LEASED or DUE, id) end
   local definition, progress, attempt, rest = match(record, PIECES)
   records[i] = lease .. sub(record, definition, progress - 1) .. increased(attempt) .. sub(record, rest)
-  write("ZADD", LEASED, tonumber(lease_until) >= due_by and lease_until or later(next_run_at_of(record), lease_until), id)
-  write("HSET", STATE, id, records[i])
+  write(ZADD, LEASED, tonumber(lease_until) >= due_by and lease_until or later(next_run_at_of(record), lease_until), id)
+  write(HSET, STATE, id, records[i])
 end
 commit()
 return { #documents < #ids and 1 or 0, unpack(reply_of(ids, records, documents)) }

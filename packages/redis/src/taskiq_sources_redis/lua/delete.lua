@@ -5,7 +5,7 @@ local existing = {}
 for i, record in ipairs(values_of(STATE, ids)) do
   if record then
     existing[#existing + 1] = ids[i]
-    change(ids[i], record, false)
+    forget(ids[i], record, deciding(record))
   end
 end
 commit()

@@ -7,9 +7,9 @@ for i, member in ipairs(oldest) do ids[i] = sub(member, 16) end
 for i, row in ipairs(values_of(RUNS, ids)) do
   if row then
     each_member_of_run(ids[i], row, unindex_run)
-    remove("HDEL", RUNS, ids[i])
+    remove(HDEL, RUNS, ids[i])
   else
-    remove("ZREM", RUN_TIMES, oldest[i])
+    remove(ZREM, RUN_TIMES, oldest[i])
   end
 end
 commit()

@@ -32,7 +32,7 @@ for i, before in ipairs(values_of(STATE, ids)) do
     else
       change(ids[i], false, given)
     end
-    write("HSET", DOCUMENTS, ids[i], parts[3 * i])
+    write(HSET, DOCUMENTS, ids[i], parts[3 * i])
   end
 end
 commit()

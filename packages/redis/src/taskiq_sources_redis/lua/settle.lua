@@ -25,11 +25,11 @@ for i, record in ipairs(values_of(STATE, ids)) do
     end
     local holds = release == "false"
     local lease_until, flags, paused, timing_revision, progress, next_run_at, quarantined = deciding(record)
-    if tonumber(timing_revision) > tonumber(revision) then -- *when* was edited meanwhile: keep the edit, end the lease
+    if timing_revision ~= revision and tonumber(timing_revision) > tonumber(revision) then -- *when* was edited meanwhile: keep the edit, end the lease
       if holds then lost[#lost + 1] = id end
       change(id, record, NO_LEASE .. sub(record, flags), true)
     elseif finished == "true" then
-      change(id, record, false)
+      forget(id, record, lease_until, flags, paused, timing_revision, progress, next_run_at, quarantined)
     else
       local kept = holds and sub(record, 1, progress - 1) or NO_LEASE .. sub(record, flags, progress - 1)
       local _, last = find(record, PROGRESS, progress)
@@ -38,7 +38,7 @@ for i, record in ipairs(values_of(STATE, ids)) do
       if new_quarantined == quarantined then -- then only the set changes: what change() would find out again
         local from = place_of(lease_until, paused, next_run_at, quarantined)
         move(id, from, place_of(holds and lease_until or "null", paused, new_next_run_at, quarantined))
-        write("HSET", STATE, id, after)
+        write(HSET, STATE, id, after)
       else
         change(id, record, after, true)
       end
@@ -50,7 +50,7 @@ for i, old in ipairs(values_of(RUNS, row_ids)) do
   local id = row_ids[i]
   if old then each_member_of_run(id, old, unindex_run) end
   each_member_of_run(id, rows[id], index_run)
-  write("HSET", RUNS, id, rows[id])
+  write(HSET, RUNS, id, rows[id])
 end
 write_in_any_case()
 return lost

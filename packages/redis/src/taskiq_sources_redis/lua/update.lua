@@ -15,7 +15,7 @@ r.revision = increased(found)
 for i = 1, #edits, 2 do
   local name, value = edits[i], edits[i + 1]
   if name == "document" then
-    write("HSET", DOCUMENTS, id, value)
+    write(HSET, DOCUMENTS, id, value)
   else
     r[name] = value
     if WHEN[name] then r.timing_revision = r.revision end
