@@ -408,6 +408,34 @@ async def test_a_subscription_ends_with_the_engine(world: World) -> None:
     assert ended.is_set()
 
 
+async def test_connections_are_made_before_a_burst_needs_them(world: World) -> None:
+    """As many calls go on beside one another before changes are followed as a burst makes, so that a pool has its connections."""
+    source = world.another_source()
+    store = source.store
+    looks: set[object] = set()
+    most, when_watched = 0, -1
+    next_due, watch = store.next_due, store.watch
+
+    async def look(now: datetime) -> datetime | None:
+        nonlocal most
+        looks.add(call := object())
+        most = max(most, len(looks))
+        await asyncio.sleep(0.001)
+        looks.discard(call)
+        return await next_due(now)
+
+    def follow() -> AsyncIterator[None]:
+        nonlocal when_watched
+        when_watched = most
+        return watch()
+
+    store.next_due, store.watch = look, follow  # type: ignore[method-assign]
+    await world.scheduler(source)
+    await asyncio.sleep(1)
+
+    assert when_watched >= 4
+
+
 async def test_a_watch_that_falls_over_costs_no_send(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Push is a convenience: a bug in it is told, and what is being sent goes on."""
     source = world.another_source()
@@ -686,7 +714,7 @@ async def test_every_source_needs_a_send(world: World) -> None:
 
 async def test_others_have_their_turn_while_many_are_planned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads of a database driver need the interpreter meanwhile, and sends the event loop: however long a single one takes."""
-    monkeypatch.setattr("taskiq_sources.claims._SLICE", 0.0)
+    monkeypatch.setattr("taskiq_sources.tasking.SLICE", 0.0)
     await world.add(500, time=START)
     source = world.another_source()
     await source.startup()

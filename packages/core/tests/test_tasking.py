@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from taskiq_sources.tasking import LoopEvent, Turnstile, end, event_or_timeout, sparsely
+from taskiq_sources.tasking import LoopEvent, Turnstile, end, event_or_timeout, in_slices, sparsely
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -17,6 +17,33 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+async def test_work_gives_others_their_turn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items that take long let others have one after each; those that take nothing are not held up by it."""
+    seconds = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: seconds)
+
+    def work(takes: float) -> float:
+        nonlocal seconds
+        seconds += takes
+        return seconds
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.ensure_future(others())
+    await asyncio.sleep(0)
+    assert await in_slices(work, [1.0] * 5) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    after_slow = turns
+    assert await in_slices(work, [0.0] * 500) == [5.0] * 500
+    assert (after_slow, turns) == (5, 5)
+    counting.cancel()
 
 
 @pytest.mark.parametrize("turns", range(4))

@@ -6,12 +6,9 @@ and does not send.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
 
 from taskiq.abc.serializer import TaskiqSerializer
 
@@ -24,14 +21,9 @@ from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.occurrences import Dispatch, Plan
 from taskiq_sources.store import ScheduleStore
+from taskiq_sources.tasking import in_slices
 
 logger = logging.getLogger("taskiq_sources")
-
-#: How many outcomes are made before others get their turn: sends, and threads that need the interpreter.
-AT_ONE_GO: Final = 50
-
-#: Seconds for which claims are planned before that: one that is late by months takes as long as hundreds that are not.
-_SLICE: Final = 0.0005
 
 #: How often the history is cut to its limits, at most. Far below any sensible retention, and cheap.
 PRUNE_INTERVAL = timedelta(minutes=10)
@@ -114,20 +106,10 @@ class ClaimDesk:
 
     async def plan(self, claims: Iterable[Claim]) -> tuple[list[Dispatch], list[Plan]]:
         """Return what is to be sent of `claims`, and of what else something is to be settled first, by `settle_first`."""
-        ready: list[Dispatch] = []
-        collapsed: list[Plan] = []
         with collector_waits():
-            pause_at = time.perf_counter() + _SLICE
-            for claim in claims:
-                plan = self._plan(claim, claim.claimed_at)
-                if plan.settle_first is not None:
-                    collapsed.append(plan)
-                elif plan.dispatch is not None:
-                    ready.append(plan.dispatch)
-                if time.perf_counter() > pause_at:
-                    await asyncio.sleep(0)
-                    pause_at = time.perf_counter() + _SLICE
-        return ready, collapsed
+            plans = await in_slices(self._plan, claims)
+        ready = [plan.dispatch for plan in plans if plan.settle_first is None and plan.dispatch is not None]
+        return ready, [plan for plan in plans if plan.settle_first is not None]
 
     async def settle_first(self, plans: Sequence[Plan]) -> list[Dispatch]:
         """Record what is missed, collapsed or quarantined by `plans`, and return what is to be sent then.
@@ -187,9 +169,9 @@ class ClaimDesk:
         except Exception:  # the occurrence is settled; housekeeping can wait for the next time
             logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
 
-    def _plan(self, claim: Claim, now: datetime) -> Plan:
+    def _plan(self, claim: Claim) -> Plan:
         try:
-            return occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), now)
+            return occurrences.plan(claim, definitions.read(claim.schedule, self._defaults.serializer), claim.claimed_at)
         except ScheduleDecodeError as error:  # a traceback would not help anybody
             return Plan(settle_first=occurrences.quarantined(claim, error))
         except Exception as error:  # one schedule that trips a bug must not stop the others

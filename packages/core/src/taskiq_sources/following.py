@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 
+from taskiq_sources.backends import together
+from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError
 from taskiq_sources.settling import FIRST_PAUSE, LONGEST_PAUSE
 from taskiq_sources.store import ScheduleStore
@@ -15,13 +17,15 @@ from taskiq_sources.tasking import sparsely
 logger = logging.getLogger("taskiq_sources")
 
 _GATHERING = 0.01  # seconds; for so long changes are gathered, to be looked at once
+_CALLS_AT_ONCE = 4  # of a dispatcher: a claim, two settles, and a renewal or a look at what is due next
 
 
-async def follow(store: ScheduleStore, changed: Callable[[], None], *, name: str) -> None:
+async def follow(store: ScheduleStore, clock: Clock, changed: Callable[[], None], *, name: str) -> None:
     """Turn the store's push into calls of `changed`; for ever. Without push, or while it is broken, polling goes on.
 
     Args:
         store: Tells of changes.
+        clock: Whose present the store is asked about.
         changed: Called when there may be one.
         name: The source, for log lines.
     """
@@ -30,6 +34,9 @@ async def follow(store: ScheduleStore, changed: Callable[[], None], *, name: str
     pause = FIRST_PAUSE
     while True:
         try:
+            # So connections are made now. In the burst that follows a downtime, each would wait for a busy server several times.
+            now = await clock.now()
+            await together(store.next_due(now) for _ in range(_CALLS_AT_ONCE))
             # Each settle of each scheduler would have all others look. What is declared comes as two changes, at once.
             async with aclosing(sparsely(store.watch(), _GATHERING)) as changes:
                 async for _ in changes:

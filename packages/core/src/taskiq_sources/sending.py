@@ -13,14 +13,13 @@ from taskiq.exceptions import ScheduledTaskCancelledError
 
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.occurrences import Dispatch
-from taskiq_sources.tasking import end, uncancel
+from taskiq_sources.tasking import SLICE, end, uncancel
 
 logger = logging.getLogger("taskiq_sources")
 
 #: Sends one occurrence; returns False if the application cancelled it.
 Send: TypeAlias = Callable[[Dispatch], Awaitable[bool]]
 
-_SLICE = 0.0005  # seconds that a worker may keep event loop and interpreter when no broker makes it wait; threads need both
 _WATCHDOG_INTERVAL = 0.25
 _CUT_OFF_GRACE = 5.0  # seconds for a send to heed that it was cut off
 _UNHEEDED = "the send did not end in time, nor when it was cut off"
@@ -157,7 +156,7 @@ class Senders:
         clock = asyncio.get_running_loop().time
         worker = asyncio.current_task()
         now = clock()
-        pause_at = now + _SLICE
+        pause_at = now + SLICE
         while self._queue:
             held = self._queue.popleft()
             if len(self._queue) == self.low_mark:
@@ -176,7 +175,7 @@ class Senders:
             if now > pause_at:
                 await asyncio.sleep(0)
                 now = clock()
-                pause_at = now + _SLICE
+                pause_at = now + SLICE
         if worker is not None:
             self._workers.discard(worker)  # at once: what is queued before its callback runs needs a worker
 

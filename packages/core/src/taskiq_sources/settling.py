@@ -10,15 +10,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from taskiq_sources import occurrences
-from taskiq_sources.backends import portions
-from taskiq_sources.claims import AT_ONE_GO, ClaimDesk
+from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.settings import DispatchSettings
-from taskiq_sources.tasking import event_or_timeout
+from taskiq_sources.tasking import event_or_timeout, in_slices
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -100,11 +99,8 @@ class Settlers:
         now = await self._clock.now()
         batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
         settled = [held for held in batch if not held.lost]
-        outcomes: list[Outcome] = []
         with collector_waits():
-            for some in portions(settled, AT_ONE_GO):
-                outcomes += [self._safe_outcome_of(held, now) for held in some]
-                await asyncio.sleep(0)
+            outcomes = await in_slices(lambda held: self._safe_outcome_of(held, now), settled)
         await self._settle(outcomes)
         for held in batch:
             self._ledger.remove(held)
