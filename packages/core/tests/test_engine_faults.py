@@ -752,6 +752,34 @@ async def test_a_moment_without_the_store_is_over_though_the_broker_is_down(worl
     assert scheduler.health().sources[0].store_reachable
 
 
+@pytest.mark.parametrize("operation", ["claim", "next_due", "settle", "renew"])
+async def test_a_store_that_does_not_answer_is_not_healthy(world: World, operation: str) -> None:
+    """A client without time-outs waits for ever for a server that has vanished, and no error says so."""
+    source = world.another_source()
+    call = getattr(source.store, operation)
+    answers = asyncio.Event()
+
+    async def waits(*arguments: Any, **options: Any) -> Any:
+        await answers.wait()
+        return await call(*arguments, **options)
+
+    setattr(source.store, operation, waits)
+    world.broker.takes = 12.0 if operation == "renew" else 0.0
+    await world.add(time=START)
+    scheduler = await world.scheduler(source)
+
+    await asyncio.sleep(2 * source.desk.lease.total_seconds() - 1)
+    assert scheduler.health().ok
+    await asyncio.sleep(15)
+    assert not scheduler.health().sources[0].store_reachable
+    assert not scheduler.health().ok
+
+    answers.set()
+    await asyncio.sleep(2)
+    assert scheduler.health().ok
+    assert world.broker.args() == [0]
+
+
 @pytest.mark.parametrize("step", [timedelta(0), timedelta(days=365)])
 async def test_stopping_does_not_wait_for_the_history_to_be_cut(
     world: World, caplog: pytest.LogCaptureFixture, step: timedelta

@@ -33,6 +33,7 @@ from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim
 from taskiq_sources.occurrences import Dispatch, Plan, unsent
 from taskiq_sources.pace import Pace
+from taskiq_sources.reach import Reach
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.settling import FIRST_PAUSE, LONGEST_PAUSE, Settlers
@@ -44,6 +45,8 @@ logger = logging.getLogger("taskiq_sources")
 _SHORTEST_WAIT = 0.001  # seconds, like all that follow
 _SETTLERS = 2  # one makes a call ready while that of the other is under way
 _LAST_CALL = 2.0  # for a call that is cut off
+
+_USEFUL = 2  # leases; the answer of a call that takes longer is of no use
 
 #: For how many was asked, when (on the event loop's clock), and the claims.
 _Asking: TypeAlias = tuple[int, float, "asyncio.Future[list[Claim]]"]
@@ -71,11 +74,11 @@ class Dispatcher:
         self._name = name
         self.metrics = desk.metrics
         self.ledger = Ledger()
-        self.store_reachable = True
-        self.serving = True  # set to False by whoever has seen it fall over, until the store has answered again
         self.last_claim_at: datetime | None = None
         self.next_due: datetime | None = None
         self.overdue: timedelta = timedelta(0)
+        monotonic = asyncio.get_running_loop().time  # other threads may ask by it
+        self.reach = Reach(_USEFUL * desk.lease, monotonic, name=name)
         self._wake = asyncio.Event()
         self._senders = Senders(
             send,
@@ -90,19 +93,18 @@ class Dispatcher:
             clock,
             self.ledger,
             settings,
+            self.reach,
             is_sending=lambda: bool(self.ledger.sending or self._senders),
-            failed=self._store_failed,
-            answered=self._store_answered,
             settled=self._has_settled,
         )
-        self._leases = Leases(desk, store, clock, self.ledger, settings.batch_size, failed=self._store_failed, name=name)
+        self._leases = Leases(desk, store, clock, self.ledger, settings.batch_size, self.reach, name=name)
         self._ahead: _Asking | None = None
         self._settled = asyncio.Event()
         self._stop = asyncio.Event()
         self._is_stopped = False  # by `stop`
         self._pace = Pace(settings.max_concurrent_sends, settings.batch_size)
         pauses = settings.breaker_pause, settings.breaker_longest_pause
-        self.breaker = Breaker(settings.breaker_threshold, *pauses, asyncio.get_running_loop().time)  # other threads ask, too
+        self.breaker = Breaker(settings.breaker_threshold, *pauses, monotonic)
 
     @property
     def in_flight(self) -> int:
@@ -173,13 +175,13 @@ class Dispatcher:
             try:
                 wait = await self._claim_what_is_due()
             except SourceConnectionError as error:
-                self._store_failed(error)
+                self.reach.failed(error)
                 wait = None
             except SourceClosedError:
                 raise
             except Exception:
                 logger.exception("%s: claiming failed and is tried again; please report this.", self._name)
-                self.serving, wait = False, None
+                self.reach.serving, wait = False, None
             if wait is None:
                 await event_or_timeout(self._stop, pause * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -190,7 +192,7 @@ class Dispatcher:
 
     async def _claim_what_is_due(self) -> float:
         """Claim what there is room for; return how many seconds to wait for more, unless something happens."""
-        if not self.store_reachable and any(held.is_over for held in self.ledger):
+        if self.reach.has_failed and any(held.is_over for held in self.ledger):
             await self._forgo()
             return 1  # what was sent is recorded first: if its lease has ended, it is due again
         poll = self._settings.poll_interval.total_seconds()
@@ -206,8 +208,9 @@ class Dispatcher:
 
     async def _look(self) -> timedelta | None:
         """Ask when something is due next, and return how long that is from now: negative if it is late, None for never."""
-        self.next_due = await self._store.next_due(await self._clock.now())
-        self._store_answered()
+        with self.reach.calling():
+            self.next_due = await self._store.next_due(await self._clock.now())
+        self.reach.answered()
         wait = None if self.next_due is None else self.next_due - await self._clock.now()
         self.overdue = max(-wait, timedelta(0)) if wait is not None else timedelta(0)
         return wait
@@ -215,8 +218,9 @@ class Dispatcher:
     async def _take(self, room: int, asked: float, claiming: asyncio.Future[list[Claim]]) -> bool:
         """Have claims sent, for `room` of which was asked; return whether there may be more."""
         self._ahead = None
-        claims = await claiming
-        self._store_answered()
+        with self.reach.calling():
+            claims = await claiming
+        self.reach.answered()
         fault: Exception | None = None
         try:
             if len(claims) == room:
@@ -252,7 +256,7 @@ class Dispatcher:
                 try:
                     recorded = await self._settled_first(plans)
                 except SourceConnectionError as error:
-                    self._store_failed(error)
+                    self.reach.failed(error)
                     if self._stop.is_set():
                         return
                     await event_or_timeout(self._stop, pause)
@@ -271,10 +275,11 @@ class Dispatcher:
     async def _settled_first(self, plans: list[Plan]) -> list[Dispatch]:
         settling = asyncio.ensure_future(self._desk.settle_first(plans))
         try:
-            await asyncio.wait([settling], timeout=self._leases.heartbeat.total_seconds())
-            if not settling.done() or settling.exception() is not None:
-                await self._forgo()
-            return await settling
+            with self.reach.calling():
+                await asyncio.wait([settling], timeout=self._leases.heartbeat.total_seconds())
+                if not settling.done() or settling.exception() is not None:
+                    await self._forgo()
+                return await settling
         finally:
             await end([settling], within=_LAST_CALL)  # nothing is to go on behind the back of who gives the rest back
 
@@ -286,7 +291,7 @@ class Dispatcher:
         try:
             forgone = self._hold(map(unsent, await claiming), asked)
         except SourceConnectionError as error:
-            self._store_failed(error)
+            self.reach.failed(error)
             return
         for held in forgone:
             held.as_claimed = True
@@ -308,7 +313,8 @@ class Dispatcher:
     async def _now(self) -> tuple[float, datetime]:
         """Return the present on the event loop's clock, and on the store's, which may have been asked for it: not before that."""
         asked = asyncio.get_running_loop().time()
-        return asked, await self._clock.now()
+        with self.reach.calling():
+            return asked, await self._clock.now()
 
     def _room(self, coming: int = 0) -> int:
         """How many occurrences may be claimed now. Never more than can be sent soon: the rest is for other schedulers."""
@@ -369,18 +375,6 @@ class Dispatcher:
     def _has_settled(self) -> None:
         self._wake.set()
         self._settled.set()
-
-    # -- the store ----------------------------------------------------------------------------------------------------------
-
-    def _store_failed(self, error: SourceConnectionError) -> None:
-        if self.store_reachable:
-            logger.error("%s: the store cannot be reached, trying on: %s", self._name, error)
-        self.store_reachable = False
-
-    def _store_answered(self) -> None:
-        if not self.store_reachable:
-            logger.warning("%s: the store can be reached again.", self._name)
-        self.store_reachable = self.serving = True
 
     # -- stopping ------------------------------------------------------------------------------------------------------------
 

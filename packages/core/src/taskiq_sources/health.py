@@ -21,7 +21,7 @@ class SourceHealth:
     Attributes:
         source: The source, as its ``repr``.
         serving: False from when its dispatcher fell over until that has looked at the store again.
-        store_reachable: Whether the last call to the store was answered.
+        store_reachable: Whether the last call to the store was answered, and none has waited for longer than two leases.
         breaker: ``closed`` while the broker takes messages.
         failing: How many schedules have failed in the last ten minutes, and were not sent since.
         in_flight: Sends that are running.
@@ -79,8 +79,8 @@ def health_of(running: bool, served: list[tuple[ScheduleSource, Dispatcher]]) ->
 def _source_health(source: ScheduleSource, dispatcher: Dispatcher) -> SourceHealth:
     return SourceHealth(
         source=repr(source),
-        serving=dispatcher.serving,
-        store_reachable=dispatcher.store_reachable,
+        serving=dispatcher.reach.serving,
+        store_reachable=dispatcher.reach.reachable,
         breaker=dispatcher.breaker.state,
         failing=dispatcher.breaker.failing,
         in_flight=dispatcher.in_flight,

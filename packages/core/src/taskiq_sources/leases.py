@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from taskiq_sources.backends import portions
@@ -12,6 +12,7 @@ from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError
 from taskiq_sources.held import Held, Ledger
+from taskiq_sources.reach import Reach
 from taskiq_sources.store import ScheduleStore
 
 logger = logging.getLogger("taskiq_sources")
@@ -26,7 +27,7 @@ class Leases:
         clock: What they end by.
         ledger: What is held.
         batch_size: How many are renewed in one call at most.
-        failed: Called with an error of the store; the next heartbeat tries again.
+        reach: Is told of an error of the store; the next heartbeat tries again.
         name: The source, for log lines.
     """
 
@@ -37,8 +38,8 @@ class Leases:
         clock: Clock,
         ledger: Ledger,
         batch_size: int,
+        reach: Reach,
         *,
-        failed: Callable[[SourceConnectionError], None],
         name: str,
     ) -> None:
         self._desk = desk
@@ -46,7 +47,7 @@ class Leases:
         self._clock = clock
         self._ledger = ledger
         self._batch_size = batch_size
-        self._failed = failed
+        self._reach = reach
         self._name = name
         self.heartbeat = desk.lease / 3  # how often they are renewed
 
@@ -58,7 +59,7 @@ class Leases:
             try:
                 await self.renew([held for held in self._ledger if not held.lost])
             except SourceConnectionError as error:
-                self._failed(error)
+                self._reach.failed(error)
             except SourceClosedError:
                 raise
             except Exception:  # what is being sent goes on without it
@@ -83,7 +84,8 @@ class Leases:
         for batch in portions(held, self._batch_size):
             asked = asyncio.get_running_loop().time()
             until = await self._clock.now() + lease
-            ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
+            with self._reach.calling():
+                ours = await self._store.renew([item.dispatch.claim for item in batch], until=until)
             for item in batch:
                 item.lease_ends, item.lease_until = asked + lease.total_seconds(), until
                 if item.dispatch.claim.schedule.id not in ours and item in self._ledger and not item.is_over:

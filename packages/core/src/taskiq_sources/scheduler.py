@@ -271,13 +271,13 @@ class DurableMixin(TaskiqScheduler):
                 raise
             except SourceClosedError as error:
                 pause = _RESTART_PAUSE
-                if dispatcher.serving:
+                if dispatcher.reach.serving:
                     logger.error("Nothing is sent until it is started again, by whoever has shut it down: %s", error)  # noqa: TRY400
             except BaseException:  # libraries that are written in other languages raise such
                 logger.exception("A dispatcher fell over and is started again; please report this.")
             else:
                 return
-            dispatcher.serving = False
+            dispatcher.reach.serving = False
             if self._stopped.is_set():
                 return
             if asyncio.get_running_loop().time() - began > _LONGEST_RESTART_PAUSE:
@@ -324,7 +324,7 @@ class DurableMixin(TaskiqScheduler):
         is_told = False
         while self._liveness_file is not None:
             try:
-                if all(dispatcher.serving for dispatcher in self._dispatchers):
+                if all(dispatcher.reach.serving for dispatcher in self._dispatchers):
                     await asyncio.to_thread(self._liveness_file.touch)
                 is_told = False
             except OSError as error:  # sends go on, and so does trying: a disk may be full for a moment

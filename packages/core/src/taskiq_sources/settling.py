@@ -16,6 +16,7 @@ from taskiq_sources.errors import SourceClosedError, SourceConnectionError, erro
 from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.models import Claim, Outcome
+from taskiq_sources.reach import Reach
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.tasking import event_or_timeout, in_slices
 
@@ -34,9 +35,8 @@ class Settlers:
         clock: When that is.
         ledger: What is held; what is settled is taken out.
         settings: How the engine works.
+        reach: Is told of what the store answers; after an error it is tried again.
         is_sending: Whether more results are about to come.
-        failed: Called with an error of the store, after which it is tried again.
-        answered: Called when the store has recorded something.
         settled: Called when a batch is held no longer.
     """
 
@@ -46,19 +46,17 @@ class Settlers:
         clock: Clock,
         ledger: Ledger,
         settings: DispatchSettings,
+        reach: Reach,
         *,
         is_sending: Callable[[], bool],
-        failed: Callable[[SourceConnectionError], None],
-        answered: Callable[[], None],
         settled: Callable[[], None],
     ) -> None:
         self._desk = desk
         self._clock = clock
         self._ledger = ledger
         self._settings = settings
+        self._reach = reach
         self._is_sending = is_sending
-        self._failed = failed
-        self._answered = answered
         self._settled = settled
         self._results: deque[Held] = deque()
         self._some = asyncio.Event()
@@ -143,12 +141,13 @@ class Settlers:
         pause = FIRST_PAUSE
         while outcomes:
             try:
-                lost = await self._desk.record(outcomes)
+                with self._reach.calling():
+                    lost = await self._desk.record(outcomes)
             except SourceConnectionError as error:
-                self._failed(error)
+                self._reach.failed(error)
             else:
                 self._desk.metrics.lost(len(lost))
-                self._answered()
+                self._reach.answered()
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
