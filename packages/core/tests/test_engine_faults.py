@@ -16,6 +16,7 @@ from engine_world import START, World
 from engine_world import task as _task
 
 from taskiq_sources import DurableScheduler, SourceConnectionError, occurrences
+from taskiq_sources.claims import PRUNE_INTERVAL
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome, ScheduleChanges
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
@@ -778,6 +779,78 @@ async def test_a_store_that_does_not_answer_is_not_healthy(world: World, operati
     await asyncio.sleep(2)
     assert scheduler.health().ok
     assert world.broker.args() == [0]
+
+
+async def test_a_clock_that_does_not_answer_is_not_healthy(world: World) -> None:
+    """It may ask the store. Here it does once something is claimed."""
+    source = world.another_source()
+    claim, now = source.store.claim, world.clock.now
+    has_claimed = False
+
+    async def claims(*arguments: Any, **options: Any) -> Any:
+        nonlocal has_claimed
+        claimed = await claim(*arguments, **options)
+        has_claimed = has_claimed or bool(claimed)
+        return claimed
+
+    async def present() -> datetime:
+        if has_claimed:
+            await asyncio.Event().wait()
+        return await now()
+
+    source.store.claim = claims  # type: ignore[method-assign]
+    world.clock.now = present  # type: ignore[method-assign]
+    await world.add(time=START)
+    scheduler = await world.scheduler(source)
+    await asyncio.sleep(3 * source.desk.lease.total_seconds())
+
+    assert has_claimed
+    assert not scheduler.health().ok
+
+
+async def test_many_short_calls_are_no_long_one(world: World) -> None:
+    """A store that answers each time is there, however long the engine has to ask."""
+    source = world.another_source()
+    settle = source.store.settle
+
+    async def settles(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        if len(outcomes) > 1:
+            raise TypeError("a bug")
+        await asyncio.sleep(0.5)
+        return await settle(outcomes)
+
+    source.store.settle = settles  # type: ignore[method-assign]
+    await world.add(300, cron="* * * * *")
+    await asyncio.sleep(3600)
+    scheduler = await world.scheduler(source)
+    health = []
+    for _ in range(150):
+        await asyncio.sleep(1)
+        health.append(scheduler.health().ok)
+
+    assert all(health)
+
+
+async def test_a_history_that_is_never_cut_does_not_stop_sends(world: World) -> None:
+    """Only one of those who settle waits for it."""
+    source = world.another_source()
+
+    async def hangs(**_options: Any) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    source.store.prune_runs = hangs  # type: ignore[method-assign]
+    await world.add(time=START)
+    scheduler = await world.scheduler(source)
+    for index in range(1, 5):
+        await asyncio.sleep(2 * PRUNE_INTERVAL.total_seconds())
+        await world.source.add_schedule(_task(f"later-{index}", args=[-index], time=world.clock.read()))
+    now = world.clock.read()
+    await world.source.add_schedules(_task(f"many-{index}", args=[index], time=now) for index in range(1, 4_001))
+    await asyncio.sleep(60)
+
+    assert sorted(world.broker.args()) == [*range(-4, 4_001)]
+    assert scheduler.health().sources[0].held == 0
 
 
 @pytest.mark.parametrize("step", [timedelta(0), timedelta(days=365)])

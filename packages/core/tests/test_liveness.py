@@ -10,6 +10,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource
+from taskiq_sources.reach import Reach
 
 pytestmark = pytest.mark.anyio
 
@@ -46,3 +47,34 @@ async def test_a_liveness_file_that_cannot_be_touched_is_named(tmp_path: Path) -
         logger.removeHandler(heard)
 
     assert str(path) in heard.text
+
+
+async def test_a_liveness_file_is_not_touched_while_a_store_is_waited_for_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To start the process again helps then."""
+    monkeypatch.setattr("taskiq_sources.scheduler._LIVENESS_INTERVAL", 0.001)
+    looks = 0
+    hanging = True
+
+    def hangs(_reach: Reach) -> bool:
+        nonlocal looks
+        looks += 1
+        return hanging
+
+    monkeypatch.setattr(Reach, "hangs", property(hangs))
+    path = tmp_path / "alive"
+    async with DurableScheduler(InMemoryBroker(), [InMemoryScheduleSource()], liveness_file=path):
+        for _ in range(10_000):
+            if looks >= 5:
+                break
+            await asyncio.sleep(0.001)
+        assert looks >= 5
+        assert not path.exists()
+
+        hanging = False
+        for _ in range(10_000):
+            if path.exists():
+                break
+            await asyncio.sleep(0.001)
+        assert path.exists()

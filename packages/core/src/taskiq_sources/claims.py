@@ -7,7 +7,8 @@ and does not send.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 
 from taskiq.abc.serializer import TaskiqSerializer
@@ -61,8 +62,11 @@ class ClaimDesk:
         self._run_retention = run_retention
         self._max_run_rows = max_run_rows
         self._pruned_at: datetime | None = None
+        self._is_pruning = False
         #: Takes figures of what is not sent; replaced by an engine that reports them.
         self.metrics = Metrics()
+        #: Entered while the store is waited for; replaced by an engine that reports stores that do not answer.
+        self.calling: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def serializer(self) -> TaskiqSerializer | None:
@@ -102,7 +106,8 @@ class ClaimDesk:
     ) -> list[Claim]:
         """Claim due occurrences, as `take` does, at `now` (None: the present), and leave what they mean to `plan`."""
         now = now or await self._clock.now()
-        return await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
+        with self.calling():
+            return await self._store.claim(now, claimant=self._claimant, lease=self.lease, limit=limit, ids=ids, early=early)
 
     async def plan(self, claims: Iterable[Claim]) -> tuple[list[Dispatch], list[Plan]]:
         """Return what is to be sent of `claims`, and of what else something is to be settled first, by `settle_first`."""
@@ -117,7 +122,8 @@ class ClaimDesk:
         One that trips a bug of the store does not take the others with it: it is not sent.
         """
         try:
-            lost = await self._store.settle([plan.settle_first for plan in plans if plan.settle_first is not None])
+            with self.calling():
+                lost = await self._store.settle([plan.settle_first for plan in plans if plan.settle_first is not None])
         except (SourceConnectionError, SourceClosedError):
             raise
         except Exception:
@@ -149,7 +155,8 @@ class ClaimDesk:
 
     async def record(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         """Do what `settle` does, but for the history, for whoever lets go of what is settled before that."""
-        lost = await self._store.settle(outcomes)
+        with self.calling():
+            lost = await self._store.settle(outcomes)
         for schedule_id in lost:
             logger.warning(
                 "Schedule %r was taken over, edited or deleted while one of its occurrences was being sent; if it is sent again, "
@@ -160,14 +167,18 @@ class ClaimDesk:
 
     async def prune_now_and_then(self) -> None:
         """Cut the history to its limits, when it is time."""
+        if self._is_pruning:  # it may take minutes, or for ever: only one of those who settle is to wait for it
+            return
         now = await self._clock.now()
         if self._pruned_at is not None and abs(now - self._pruned_at) < PRUNE_INTERVAL:  # the clock may have been set back
             return
-        self._pruned_at = now
+        self._pruned_at, self._is_pruning = now, True
         try:
             await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
         except Exception:  # the occurrence is settled; housekeeping can wait for the next time
             logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
+        finally:
+            self._is_pruning = False
 
     def _plan(self, claim: Claim) -> Plan:
         try:

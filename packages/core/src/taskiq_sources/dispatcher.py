@@ -33,7 +33,7 @@ from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim
 from taskiq_sources.occurrences import Dispatch, Plan, unsent
 from taskiq_sources.pace import Pace
-from taskiq_sources.reach import Reach
+from taskiq_sources.reach import NotedClock, Reach
 from taskiq_sources.sending import Send, Senders
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.settling import FIRST_PAUSE, LONGEST_PAUSE, Settlers
@@ -69,7 +69,6 @@ class Dispatcher:
     ) -> None:
         self._desk = desk
         self._store = store
-        self._clock = clock
         self._settings = settings
         self._name = name
         self.metrics = desk.metrics
@@ -79,6 +78,8 @@ class Dispatcher:
         self.overdue: timedelta = timedelta(0)
         monotonic = asyncio.get_running_loop().time  # other threads may ask by it
         self.reach = Reach(_USEFUL * desk.lease, monotonic, name=name)
+        self._clock = clock = NotedClock(clock, self.reach)
+        desk.calling = self.reach.calling
         self._wake = asyncio.Event()
         self._senders = Senders(
             send,
@@ -208,8 +209,9 @@ class Dispatcher:
 
     async def _look(self) -> timedelta | None:
         """Ask when something is due next, and return how long that is from now: negative if it is late, None for never."""
+        now = await self._clock.now()
         with self.reach.calling():
-            self.next_due = await self._store.next_due(await self._clock.now())
+            self.next_due = await self._store.next_due(now)
         self.reach.answered()
         wait = None if self.next_due is None else self.next_due - await self._clock.now()
         self.overdue = max(-wait, timedelta(0)) if wait is not None else timedelta(0)
@@ -218,8 +220,7 @@ class Dispatcher:
     async def _take(self, room: int, asked: float, claiming: asyncio.Future[list[Claim]]) -> bool:
         """Have claims sent, for `room` of which was asked; return whether there may be more."""
         self._ahead = None
-        with self.reach.calling():
-            claims = await claiming
+        claims = await claiming
         self.reach.answered()
         fault: Exception | None = None
         try:
@@ -275,11 +276,10 @@ class Dispatcher:
     async def _settled_first(self, plans: list[Plan]) -> list[Dispatch]:
         settling = asyncio.ensure_future(self._desk.settle_first(plans))
         try:
-            with self.reach.calling():
-                await asyncio.wait([settling], timeout=self._leases.heartbeat.total_seconds())
-                if not settling.done() or settling.exception() is not None:
-                    await self._forgo()
-                return await settling
+            await asyncio.wait([settling], timeout=self._leases.heartbeat.total_seconds())
+            if not settling.done() or settling.exception() is not None:
+                await self._forgo()
+            return await settling
         finally:
             await end([settling], within=_LAST_CALL)  # nothing is to go on behind the back of who gives the rest back
 
@@ -313,8 +313,7 @@ class Dispatcher:
     async def _now(self) -> tuple[float, datetime]:
         """Return the present on the event loop's clock, and on the store's, which may have been asked for it: not before that."""
         asked = asyncio.get_running_loop().time()
-        with self.reach.calling():
-            return asked, await self._clock.now()
+        return asked, await self._clock.now()
 
     def _room(self, coming: int = 0) -> int:
         """How many occurrences may be claimed now. Never more than can be sent soon: the rest is for other schedulers."""

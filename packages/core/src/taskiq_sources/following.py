@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
+from datetime import datetime
 
 from taskiq_sources.backends import together
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError
 from taskiq_sources.settling import FIRST_PAUSE, LONGEST_PAUSE
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources.tasking import sparsely
+from taskiq_sources.tasking import end, sparsely
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -31,12 +32,30 @@ async def follow(store: ScheduleStore, clock: Clock, changed: Callable[[], None]
     """
     if not store.capabilities.push:
         await asyncio.Event().wait()
+    connecting = asyncio.ensure_future(_connect(store, clock, name=name))  # beside it: push waits for nothing
+    try:
+        await _follow(store, changed, name=name)
+    finally:
+        await end([connecting], within=LONGEST_PAUSE)
+
+
+async def _connect(store: ScheduleStore, clock: Clock, *, name: str) -> None:
+    """Have the store make the connections of a burst now: in one that follows a downtime each would wait for a busy server."""
+
+    async def look(now: datetime) -> None:
+        await store.next_due(now)
+
+    try:
+        now = await clock.now()
+        await together(look(now) for _ in range(_CALLS_AT_ONCE))
+    except Exception as error:  # the dispatcher asks the same, and tells of it
+        logger.debug("%s: connections are made when they are needed: %s", name, error)
+
+
+async def _follow(store: ScheduleStore, changed: Callable[[], None], *, name: str) -> None:
     pause = FIRST_PAUSE
     while True:
         try:
-            # So connections are made now. In the burst that follows a downtime, each would wait for a busy server several times.
-            now = await clock.now()
-            await together(store.next_due(now) for _ in range(_CALLS_AT_ONCE))
             # Each settle of each scheduler would have all others look. What is declared comes as two changes, at once.
             async with aclosing(sparsely(store.watch(), _GATHERING)) as changes:
                 async for _ in changes:

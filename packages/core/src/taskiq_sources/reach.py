@@ -1,12 +1,13 @@
-"""Whether a store answers. Calls nothing: whoever calls it tells of that here."""
+"""Whether a store answers. Calls nothing itself: whoever calls a store tells of that here."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceConnectionError
 
 logger = logging.getLogger("taskiq_sources")
@@ -32,10 +33,15 @@ class Reach:
         self.serving = True
 
     @property
+    def hangs(self) -> bool:
+        """Whether a call waits for its answer for too long."""
+        begun = list(self._calls.values())  # at once: other threads ask, too
+        return bool(begun) and self._monotonic() - min(begun) > self._longest
+
+    @property
     def reachable(self) -> bool:
         """Whether the last call was answered, and none waits for too long."""
-        begun = list(self._calls.values())  # at once: other threads ask, too
-        return not self.has_failed and (not begun or self._monotonic() - min(begun) <= self._longest)
+        return not (self.has_failed or self.hangs)
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -58,3 +64,21 @@ class Reach:
         if self.has_failed:
             logger.warning("%s: the store can be reached again.", self._name)
         self.has_failed, self.serving = False, True
+
+
+class NotedClock:
+    """A clock that may ask the store, which is noted.
+
+    Args:
+        clock: The clock.
+        reach: Takes note of it.
+    """
+
+    def __init__(self, clock: Clock, reach: Reach) -> None:
+        self._clock = clock
+        self._reach = reach
+
+    async def now(self) -> datetime:
+        """Return the present moment."""
+        with self._reach.calling():
+            return await self._clock.now()

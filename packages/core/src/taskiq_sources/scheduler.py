@@ -62,7 +62,7 @@ class DurableMixin(TaskiqScheduler):
         sources: As for `taskiq.TaskiqScheduler`. Those of taskiq-sources are served by the engine, others by taskiq's own loop.
         merge_func: Merges the schedules of all sources, as the taskiq documentation describes. A merge needs whole lists, so all
             sources are served by taskiq's own loop then; they stay safe to share. None: sources are independent.
-        liveness_file: A file that is touched every second while the engine runs and has not fallen over, for probes.
+        liveness_file: A file, touched every second while the engine runs, has not fallen over and does not hang: for probes.
         **options: See `DispatchSettings`.
 
     Raises:
@@ -324,7 +324,7 @@ class DurableMixin(TaskiqScheduler):
         is_told = False
         while self._liveness_file is not None:
             try:
-                if all(dispatcher.reach.serving for dispatcher in self._dispatchers):
+                if all(dispatcher.reach.serving and not dispatcher.reach.hangs for dispatcher in self._dispatchers):
                     await asyncio.to_thread(self._liveness_file.touch)
                 is_told = False
             except OSError as error:  # sends go on, and so does trying: a disk may be full for a moment

@@ -141,8 +141,7 @@ class Settlers:
         pause = FIRST_PAUSE
         while outcomes:
             try:
-                with self._reach.calling():
-                    lost = await self._desk.record(outcomes)
+                lost = await self._desk.record(outcomes)
             except SourceConnectionError as error:
                 self._reach.failed(error)
             else:

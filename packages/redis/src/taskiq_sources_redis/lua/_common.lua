@@ -80,7 +80,7 @@ local function next_run_at_of(record)
 end
 
 local function owner_and_task_of(record, progress)
-  local timing = match(record, UP_TO_TIMING, progress)
+  local timing = assert(match(record, UP_TO_TIMING, progress), "a record is not of this layout")
   return match(record, "^([^\n]+),\n([^\n]+)", find(record, "\n", timing, true) + 1) -- what is long is found sooner than matched
 end
 
