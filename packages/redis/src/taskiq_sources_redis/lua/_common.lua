@@ -147,24 +147,20 @@ end
 local ZREM, HDEL, ZADD, HSET = {}, {}, {}, {} -- by key: a list and, as n, its length
 local COMMANDS = { { "ZREM", ZREM }, { "HDEL", HDEL }, { "ZADD", ZADD }, { "HSET", HSET } }
 
-local function list_for(lists, key)
-  local list = lists[key]
-  if not list then
-    list = { n = 0 }
-    lists[key] = list
-  end
-  return list
+local function new_list(lists, key)
+  lists[key] = { n = 0 }
+  return lists[key]
 end
 
 local function remove(lists, key, member)
-  local list = lists[key] or list_for(lists, key)
+  local list = lists[key] or new_list(lists, key)
   local n = list.n + 1
   list[n], list.n = member, n
 end
 
 -- Score and member of a sorted set, or field and value of a hash. Scores are texts: Redis writes numbers of Lua slowly.
 local function write(lists, key, first, second)
-  local list = lists[key] or list_for(lists, key)
+  local list = lists[key] or new_list(lists, key)
   local n = list.n + 2
   list[n - 1], list[n], list.n = first, second, n
 end

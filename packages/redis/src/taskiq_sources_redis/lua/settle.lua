@@ -25,7 +25,7 @@ for i, record in ipairs(values_of(STATE, ids)) do
     end
     local holds = release == "false"
     local lease_until, flags, paused, timing_revision, progress, next_run_at, quarantined = deciding(record)
-    if timing_revision ~= revision and tonumber(timing_revision) > tonumber(revision) then -- *when* was edited meanwhile: keep the edit, end the lease
+    if tonumber(timing_revision) > tonumber(revision) then -- *when* was edited meanwhile: keep the edit, end the lease
       if holds then lost[#lost + 1] = id end
       change(id, record, NO_LEASE .. sub(record, flags), true)
     elseif finished == "true" then
