@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -230,6 +231,23 @@ async def test_there_are_as_many_workers_as_the_broker_keeps_waiting(world: Worl
 
     assert len(world.broker.sent) == 300
     assert max(seen) == workers
+
+
+async def test_the_collector_of_cycles_waits_while_something_is_held(world: World) -> None:
+    before = gc.get_threshold()
+    during: set[int] = set()
+
+    def note(_message: Any) -> bool:
+        during.add(gc.get_threshold()[0])
+        return False
+
+    world.broker.fails = note
+    await world.add(300, time=START)
+    await world.scheduler()
+    await asyncio.sleep(5)
+
+    assert min(during) > before[0]
+    assert gc.get_threshold() == before
 
 
 async def test_a_hung_send_delays_no_other(world: World) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timezone
+
+import pytest
 
 from taskiq_sources.codec import Definition
 from taskiq_sources.held import Held, Ledger
@@ -10,6 +13,13 @@ from taskiq_sources.models import Claim, StoredSchedule
 from taskiq_sources.occurrences import Dispatch
 
 NOW = datetime(2030, 5, 14, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    ledger = Ledger()
+    yield ledger
+    ledger.clear()
 
 
 def dispatch(schedule_id: str, token: str) -> Dispatch:
@@ -39,9 +49,8 @@ def counting(ledger: Ledger) -> list[Held]:
     return [held for held in ledger if not held.lost]
 
 
-def test_a_new_claim_of_a_schedule_proves_that_the_old_one_is_lost() -> None:
+def test_a_new_claim_of_a_schedule_proves_that_the_old_one_is_lost(ledger: Ledger) -> None:
     """Two of one schedule, settled in one call, would let the old outcome ride on the new token: a contract allows one each."""
-    ledger = Ledger()
     old, other = ledger.add(dispatch("a", "1"), 1.0), ledger.add(dispatch("b", "2"), 1.0)
     new = ledger.add(dispatch("a", "3"), 2.0)
 
@@ -50,8 +59,7 @@ def test_a_new_claim_of_a_schedule_proves_that_the_old_one_is_lost() -> None:
     assert old in ledger
 
 
-def test_the_end_of_the_old_claim_says_nothing_of_the_new_one() -> None:
-    ledger = Ledger()
+def test_the_end_of_the_old_claim_says_nothing_of_the_new_one(ledger: Ledger) -> None:
     old = ledger.add(dispatch("a", "1"), 1.0)
     new = ledger.add(dispatch("a", "2"), 2.0)
 
@@ -62,8 +70,7 @@ def test_the_end_of_the_old_claim_says_nothing_of_the_new_one() -> None:
     assert new.lost
 
 
-def test_a_schedule_that_was_let_go_is_claimed_anew() -> None:
-    ledger = Ledger()
+def test_a_schedule_that_was_let_go_is_claimed_anew(ledger: Ledger) -> None:
     ledger.remove(ledger.add(dispatch("a", "1"), 1.0))
     ledger.add(dispatch("a", "2"), 2.0)
     ledger.clear()

@@ -242,6 +242,33 @@ def test_it_is_stopped_after_a_loop_that_was_left_open(broker: Broker) -> None:
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_collector_of_cycles_is_as_before_after_a_loop_that_ended_in_the_middle_of_a_send() -> None:
+    broker = InMemoryBroker()
+    before, begun = gc.get_threshold(), asyncio.Event()
+
+    async def kick(_message: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    broker.kick = kick  # type: ignore[method-assign]
+
+    async def live() -> None:
+        source = InMemoryScheduleSource()
+        await DurableScheduler(broker, [source]).start()
+        await source.add_schedule(_task(time=START - timedelta(days=3650)))
+        await begun.wait()
+        assert gc.get_threshold() != before
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(live())
+    loop.close()
+    del loop  # nothing else has the engine
+    gc.collect()
+
+    assert gc.get_threshold() == before
+
+
 def test_it_is_stopped_where_it_runs(broker: Broker) -> None:
     """In a loop of another thread that can do nothing for it, that is said, and it goes on."""
     scheduler = DurableScheduler(broker, [InMemoryScheduleSource()])

@@ -17,7 +17,7 @@ from taskiq_sources import definitions, occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleDecodeError, SourceClosedError, SourceConnectionError
-from taskiq_sources.garbage import collector_waits
+from taskiq_sources.interpreter import collector_waits
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.occurrences import Dispatch, Plan

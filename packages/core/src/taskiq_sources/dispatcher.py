@@ -26,7 +26,6 @@ from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.following import follow
-from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.leases import Leases
 from taskiq_sources.metrics import Metrics
@@ -150,6 +149,7 @@ class Dispatcher:
             if fault is not None:
                 raise fault
         finally:
+            self.ledger.rest()  # before anything is waited for: the event loop may be gone
             left = await end([feeder, stopping, *helpers, *(self._ahead or ())[2:]], within=LONGEST_PAUSE)
             if left:
                 logger.error("%s: %d call(s) to the store do not end, and are left to themselves.", self._name, len(left))
@@ -338,8 +338,7 @@ class Dispatcher:
     def _hold(self, dispatches: Iterable[Dispatch], asked: float) -> list[Held]:
         """Hold what was claimed at that time of the event loop's clock, from now on."""
         lease_ends = asked + self._desk.lease.total_seconds()
-        with collector_waits():
-            return [self.ledger.add(dispatch, lease_ends) for dispatch in dispatches]
+        return [self.ledger.add(dispatch, lease_ends) for dispatch in dispatches]
 
     def _enqueue(self, held: list[Held]) -> None:
         """Have these sent; what the breaker does not allow any more, since it was asked for, is given back."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
+from taskiq_sources.interpreter import COLLECTOR
 from taskiq_sources.occurrences import Dispatch
 
 
@@ -82,6 +83,7 @@ class Ledger:
         self.sending = 0
         #: Set while anything is held, so that nobody has to look at an empty ledger now and then.
         self.busy = asyncio.Event()
+        self._collect_as_before: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -101,6 +103,7 @@ class Ledger:
         self._newest[schedule_id] = held
         if not self._held:
             self.busy.set()
+            self._collect_as_before = COLLECTOR.change()
         self._held[held] = None
         return held
 
@@ -111,13 +114,19 @@ class Ledger:
         if self._newest.get(schedule_id) is held:
             del self._newest[schedule_id]
         if not self._held:
-            self.busy.clear()
+            self.rest()
 
     def clear(self) -> None:
         """Hold nothing any longer."""
         self._held.clear()
         self._newest.clear()
+        self.rest()
+
+    def rest(self) -> None:
+        """Do nothing for what is held any more: no look at it now and then, no patience of the collector of cycles with it."""
         self.busy.clear()
+        if self._collect_as_before is not None:
+            self._collect_as_before()
 
     def running(self) -> list[Held]:
         """Return what is being sent just now."""

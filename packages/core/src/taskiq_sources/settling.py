@@ -13,7 +13,6 @@ from taskiq_sources import occurrences
 from taskiq_sources.claims import ClaimDesk
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
-from taskiq_sources.garbage import collector_waits
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources.reach import Reach
@@ -97,8 +96,7 @@ class Settlers:
         now = await self._clock.now()
         batch = [self._results.popleft() for _ in range(min(len(self._results), self._settings.batch_size))]
         settled = [held for held in batch if not held.lost]
-        with collector_waits():
-            outcomes = await in_slices(lambda held: self._safe_outcome_of(held, now), settled)
+        outcomes = await in_slices(lambda held: self._safe_outcome_of(held, now), settled)
         await self._settle(outcomes)
         for held in batch:
             self._ledger.remove(held)

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from taskiq_sources import errors
 from taskiq_sources.backends import SessionStore, changed_fields, check_durations, check_revision, fresh_token, together
 from taskiq_sources.clock import from_ms, to_ms
-from taskiq_sources.garbage import collector_waits
+from taskiq_sources.interpreter import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.rows import new_claim
 from taskiq_sources_redis import records

@@ -14,8 +14,8 @@ import aiosqlite
 
 from taskiq_sources import forks
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.interpreter import TURNS
 from taskiq_sources.tasking import LoopEvent, LoopLock
-from taskiq_sources.turns import TURNS
 from taskiq_sources_sqlite.errors import connection_error, is_locked, is_of_the_file
 from taskiq_sources_sqlite.operations import version
 from taskiq_sources_sqlite.schema import Synchronous, prepare
@@ -150,7 +150,7 @@ class File:
 
 
 async def _execute(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    end = TURNS.begin()
+    end = TURNS.change()
 
     def in_its_turn(opened: sqlite3.Connection) -> T:
         try:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from taskiq_sources import backends
 from taskiq_sources.backends import SessionStore, changed_fields, check_revision, fresh_token
 from taskiq_sources.clock import from_ms, to_ms
-from taskiq_sources.garbage import collector_waits
+from taskiq_sources.interpreter import collector_waits
 from taskiq_sources.models import Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.rows import new_claim, run_from_row, schedule_from_row
 from taskiq_sources.sql import columns
