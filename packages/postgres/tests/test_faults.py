@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from taskiq_sources import ScheduleSource
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError
 from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuery
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, run, schedule, take
@@ -154,6 +156,27 @@ async def test_a_server_that_hangs_is_given_up(server: PostgresServer, place_at:
 
     await _eventually(lambda: store.put([schedule()]))
     await store.close()
+
+
+async def test_a_server_that_hangs_is_given_up_within_a_lease(server: PostgresServer, store: PostgresStore) -> None:
+    """With what is set by default, and on connections that are there: what was sent has time to be recorded elsewhere.
+
+    The server does not answer to the driver's request to cancel the call either; that is not waited for once more as long.
+    """
+    lease = inspect.signature(ScheduleSource).parameters["lease"].default.total_seconds()
+    await store.put([schedule()])
+    [claim] = await take(store)
+    server.pause()
+    begin = asyncio.get_running_loop().time()
+    try:
+        with pytest.raises(SourceConnectionError, match="does not answer in time"):
+            await asyncio.wait_for(store.settle([outcome(claim)]), lease)
+        took = asyncio.get_running_loop().time() - begin
+    finally:
+        server.resume()
+
+    assert took < lease / 2
+    await _eventually(lambda: store.get(["a"]))
 
 
 async def test_a_watch_that_is_cut_says_so_and_can_be_renewed(place: Any) -> None:

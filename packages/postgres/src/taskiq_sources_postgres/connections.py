@@ -137,9 +137,10 @@ class Database:
                 connection.terminate()
             elif will_need_cleaning := getattr(connection, "will_need_cleaning", None):  # it is ours, and is still there
                 will_need_cleaning()
+            with suppress(*_BROKEN):  # a server that hangs does not say either that it has given up: the connection is cut
+                await pool.release(connection, timeout=1.0)
             raise
-        finally:
-            await pool.release(connection, timeout=patience)
+        await pool.release(connection, timeout=patience)
 
     def _release_unwanted(self, acquired: asyncio.Future[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]) -> None:
         if not acquired.cancelled() and acquired.exception() is None:

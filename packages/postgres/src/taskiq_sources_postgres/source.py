@@ -21,7 +21,8 @@ class PostgresScheduleSource(ScheduleSource):
         prefix: How the names of the tables begin, so that several applications can share a schema.
         pgbouncer: Whether there is a PgBouncer in transaction mode in between: no prepared statements, no push.
         connect_timeout: How long connecting may take.
-        command_timeout: How long a statement may take, and for how long is waited for a free connection.
+        command_timeout: How long a statement may take, and for how long is waited for a free connection. Well below a lease, so
+            that what was sent while a server hung, or was replaced, can still be recorded under it.
         max_connections: How many connections this process may have, besides one for push.
         **options: As for `ScheduleSource`.
 
@@ -38,7 +39,7 @@ class PostgresScheduleSource(ScheduleSource):
         prefix: str = "taskiq_",
         pgbouncer: bool = False,
         connect_timeout: timedelta = timedelta(seconds=5),
-        command_timeout: timedelta = timedelta(seconds=30),
+        command_timeout: timedelta = timedelta(seconds=10),
         max_connections: int = 10,
         **options: Unpack[SourceOptions],
     ) -> None:

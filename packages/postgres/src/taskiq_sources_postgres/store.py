@@ -57,7 +57,8 @@ class PostgresStore(SQLStore[Database]):
         schema: Where the tables are; made if it is missing.
         prefix: How the names of the tables begin, so that several stores can share a schema.
         connect_timeout: How long connecting may take.
-        command_timeout: How long a statement may take, and for how long is waited for a free connection.
+        command_timeout: How long a statement may take, and for how long is waited for a free connection. Well below a lease, so
+            that what was sent while a server hung, or was replaced, can still be recorded under it.
         max_connections: How many connections the store may have, besides one for each `watch`.
 
     Raises:
@@ -79,7 +80,7 @@ class PostgresStore(SQLStore[Database]):
         schema: str = "public",
         prefix: str = "taskiq_",
         connect_timeout: timedelta = timedelta(seconds=5),
-        command_timeout: timedelta = timedelta(seconds=30),
+        command_timeout: timedelta = timedelta(seconds=10),
         max_connections: int = 10,
     ) -> None:
         super().__init__()
@@ -127,8 +128,7 @@ class PostgresStore(SQLStore[Database]):
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, (*conditions, *ours))
 
     async def now(self) -> datetime:
-        [row] = await self._run("now", {}, repeatable=True)
-        return from_ms(row[0])
+        return from_ms((await self._run("now", {}, repeatable=True))[0][0])
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.notifications(self._names.channel)
