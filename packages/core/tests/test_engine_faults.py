@@ -781,7 +781,7 @@ async def test_a_store_that_does_not_answer_is_not_healthy(world: World, operati
     assert world.broker.args() == [0]
 
 
-async def test_a_clock_that_does_not_answer_is_not_healthy(world: World) -> None:
+async def test_a_clock_that_does_not_answer_is_not_healthy(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """It may ask the store. Here it does once something is claimed."""
     source = world.another_source()
     claim, now = source.store.claim, world.clock.now
@@ -806,9 +806,10 @@ async def test_a_clock_that_does_not_answer_is_not_healthy(world: World) -> None
 
     assert has_claimed
     assert not scheduler.health().ok
+    assert "a call has been waiting for the store's answer for 60 s" in caplog.text
 
 
-async def test_many_short_calls_are_no_long_one(world: World) -> None:
+async def test_many_short_calls_are_no_long_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """A store that answers each time is there, however long the engine has to ask."""
     source = world.another_source()
     settle = source.store.settle
@@ -829,6 +830,7 @@ async def test_many_short_calls_are_no_long_one(world: World) -> None:
         health.append(scheduler.health().ok)
 
     assert all(health)
+    assert "has been waiting" not in caplog.text
 
 
 async def test_a_history_that_is_never_cut_does_not_stop_sends(world: World) -> None:

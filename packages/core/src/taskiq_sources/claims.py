@@ -175,7 +175,9 @@ class ClaimDesk:
         self._pruned_at, self._is_pruning = now, True
         try:
             await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
-        except Exception:  # the occurrence is settled; housekeeping can wait for the next time
+        except SourceConnectionError as error:  # the occurrence is settled; housekeeping can wait for the next time
+            logger.warning("The run history could not be pruned: %s; trying again in %s.", error, PRUNE_INTERVAL)
+        except Exception:
             logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
         finally:
             self._is_pruning = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,13 +46,23 @@ class Reach:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Take note of how long a call waits for its answer."""
+        """Take note of how long a call waits for its answer. It is told once, and not cut off: who knows what it has done."""
         call = object()
         self._calls[call] = self._monotonic()
+        telling = asyncio.get_running_loop().call_later(self._longest, self._tell)
         try:
             yield
         finally:
+            telling.cancel()
             del self._calls[call]
+
+    def _tell(self) -> None:
+        logger.error(
+            "%s: a call has been waiting for the store's answer for %g s, and goes on waiting; give its client a shorter time-out. "
+            "This process may have to be started again.",
+            self._name,
+            self._longest,
+        )
 
     def failed(self, error: SourceConnectionError) -> None:
         """Take note of an error that says that the store cannot be reached."""
