@@ -855,6 +855,32 @@ async def test_a_history_that_is_never_cut_does_not_stop_sends(world: World) -> 
     assert scheduler.health().sources[0].held == 0
 
 
+@pytest.mark.parametrize(("error", "shows_where"), [(SourceConnectionError("no route to it"), False), (TypeError("a bug"), True)])
+async def test_a_history_that_cannot_be_cut_is_told(
+    world: World, caplog: pytest.LogCaptureFixture, error: Exception, *, shows_where: bool
+) -> None:
+    """And tried again later. A traceback helps against a bug only."""
+    source = world.another_source()
+    tries = 0
+
+    async def fails(**_limits: Any) -> NoReturn:
+        nonlocal tries
+        tries += 1
+        raise error
+
+    source.store.prune_runs = fails  # type: ignore[method-assign]
+    await world.add(time=START)
+    await world.scheduler(source)
+    await asyncio.sleep(2 * PRUNE_INTERVAL.total_seconds())
+    await world.source.add_schedule(_task("later", time=world.clock.read()))
+    await asyncio.sleep(10)
+
+    assert tries == 2
+    assert caplog.text.count("could not be pruned") == 2
+    assert str(error) in caplog.text
+    assert ("Traceback" in caplog.text) is shows_where
+
+
 @pytest.mark.parametrize("step", [timedelta(0), timedelta(days=365)])
 async def test_stopping_does_not_wait_for_the_history_to_be_cut(
     world: World, caplog: pytest.LogCaptureFixture, step: timedelta

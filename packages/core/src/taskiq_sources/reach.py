@@ -58,8 +58,8 @@ class Reach:
 
     def _tell(self) -> None:
         logger.error(
-            "%s: a call has been waiting for the store's answer for %g s, and goes on waiting; give its client a shorter time-out. "
-            "This process may have to be started again.",
+            "%s: a call has been waiting for the store's answer for %g s, and goes on waiting; give its client a "
+            "shorter time-out. This process may have to be started again.",
             self._name,
             self._longest,
         )
