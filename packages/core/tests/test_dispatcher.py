@@ -426,52 +426,6 @@ async def test_a_subscription_ends_with_the_engine(world: World) -> None:
     assert ended.is_set()
 
 
-async def test_connections_are_made_before_a_burst_needs_them(world: World) -> None:
-    """As many calls go on beside one another when the engine starts as in a burst, so that a pool has its connections then."""
-    source = world.another_source()
-    next_due = source.store.next_due
-    looks: set[object] = set()
-    most = 0
-
-    async def look(now: datetime) -> datetime | None:
-        nonlocal most
-        looks.add(call := object())
-        most = max(most, len(looks))
-        await asyncio.sleep(0.001)
-        looks.discard(call)
-        return await next_due(now)
-
-    source.store.next_due = look  # type: ignore[method-assign]
-    await world.scheduler(source)
-    await asyncio.sleep(1)
-
-    assert most >= 4
-
-
-@pytest.mark.parametrize("hangs", [True, False])
-async def test_push_does_not_wait_for_other_connections(world: World, *, hangs: bool) -> None:
-    """It has one of its own. What those that are made for a burst end with is none of its business."""
-    source = world.another_source()
-    looks = 0
-
-    async def look(now: datetime) -> datetime | None:
-        nonlocal looks
-        looks += 1
-        if looks == 2 and hangs:
-            await asyncio.Event().wait()
-        elif looks <= 4:
-            raise SourceConnectionError("away")
-        return START + timedelta(days=1)
-
-    source.store.next_due = look  # type: ignore[method-assign]
-    await world.scheduler(source, poll_interval=timedelta(hours=1))
-    await asyncio.sleep(10)
-    await world.add(time=world.clock.read())
-    await asyncio.sleep(1)
-
-    assert world.broker.args() == [0]
-
-
 async def test_a_watch_that_falls_over_costs_no_send(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Push is a convenience: a bug in it is told, and what is being sent goes on."""
     source = world.another_source()

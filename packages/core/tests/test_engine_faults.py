@@ -833,6 +833,39 @@ async def test_many_short_calls_are_no_long_one(world: World, caplog: pytest.Log
     assert "has been waiting" not in caplog.text
 
 
+async def test_what_a_call_that_broke_off_has_recorded_is_not_taken_for_lost(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server did it, and its answer got lost; what is recorded already is reported as lost to the next call."""
+    source = world.another_source()
+    settle, has_broken = source.store.settle, False
+    lost: list[int] = []
+
+    class Figures(Metrics):
+        def lost(self, number: int) -> None:
+            lost.append(number)
+
+    async def settles(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        nonlocal has_broken
+        told = await settle(outcomes)
+        if not has_broken:
+            has_broken = True
+            raise SourceConnectionError("no answer")
+        return told
+
+    source.store.settle = settles  # type: ignore[method-assign]
+    await world.add(20, time=START)
+    scheduler = await world.scheduler(source)
+    scheduler._dispatchers[0].report_to(Figures())
+    caplog.set_level(logging.INFO)
+    await asyncio.sleep(30)
+
+    assert sorted(world.broker.args()) == [*range(20)]
+    assert "taken over" not in caplog.text
+    assert "recorded by a call that broke off" in caplog.text
+    assert sum(lost) == 0
+
+
 async def test_a_history_that_is_never_cut_does_not_stop_sends(world: World) -> None:
     """Only one of those who settle waits for it."""
     source = world.another_source()

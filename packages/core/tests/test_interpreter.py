@@ -6,11 +6,11 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from taskiq_sources.interpreter import COLLECTOR, TURNS, collector_waits
+from taskiq_sources.interpreter import COLLECTOR, TURNS, Setting, collector_waits
 
 OFTEN = 0.001  # more seldom than this is the usual
 
@@ -84,6 +84,42 @@ def test_what_the_application_sets_meanwhile_stays(before: float, chosen: float)
     assert sys.getswitchinterval() == pytest.approx(chosen, abs=2e-6)
 
 
+@pytest.mark.parametrize("at", range(6))
+def test_a_use_may_end_amid_another_one(at: int) -> None:
+    """As by the finalizer of an engine that nobody has any more: the collector runs at any time, in whatever thread."""
+    value, steps = 4, 0
+    ends: list[Callable[[], None]] = []
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps > at and ends:
+            ends.pop(0)()
+
+    def read() -> int:
+        step()
+        return value
+
+    def write(new: int) -> None:
+        nonlocal value
+        step()
+        value = new
+
+    def work() -> None:
+        setting = Setting(read, write, 1, lambda before: before > 1)
+        ends.append(setting.change())
+        ends.append(setting.change())
+        while ends:
+            ends.pop(0)()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(20)
+
+    assert not worker.is_alive(), "it waits for itself"
+    assert value == 4
+
+
 def test_what_the_application_sets_between_two_calls_comes_back() -> None:
     first = TURNS.change()
     sys.setswitchinterval(0.01)
@@ -132,7 +168,7 @@ def test_nothing_is_collected_meanwhile() -> None:
     gc.callbacks.append(note)
     try:
         with collector_waits():
-            kept = [[number] for number in range(20_000)]
+            kept = [[number] for number in range(10_000)]
             during = list(collections)
         kept.append([])
     finally:

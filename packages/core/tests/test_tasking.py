@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from taskiq_sources.tasking import LoopEvent, Turnstile, end, event_or_timeout, in_slices, sparsely
+from taskiq_sources.tasking import Background, LoopEvent, Turnstile, end, event_or_timeout, in_slices, sparsely
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -17,6 +17,30 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+async def test_what_is_done_in_the_background_is_kept_and_its_error_interests_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    background, ended = Background(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()  # which nobody but this has
+        finally:
+            ended.set()
+
+    async def fails() -> None:
+        raise ValueError("x")
+
+    background.start(work())
+    background.start(fails())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+
+    assert not ended.is_set()
+    del background
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_work_gives_others_their_turn_by_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,10 +153,18 @@ class ClaimDesk:
         await self.prune_now_and_then()
         return lost
 
-    async def record(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        """Do what `settle` does, but for the history, for whoever lets go of what is settled before that."""
+    async def record(self, outcomes: Sequence[Outcome], *, again: bool = False) -> frozenset[str]:
+        """Do what `settle` does, but for the history, for whoever lets go of what is settled before that.
+
+        Args:
+            outcomes: What to record.
+            again: Whether a call before this one broke off: it may have recorded what is lost now.
+        """
         with self.calling():
             lost = await self._store.settle(outcomes)
+        if again and lost:
+            logger.info("%d outcome(s) were recorded by a call that broke off, or came too late to be recorded.", len(lost))
+            return lost
         for schedule_id in lost:
             logger.warning(
                 "Schedule %r was taken over, edited or deleted while one of its occurrences was being sent; if it is sent again, "

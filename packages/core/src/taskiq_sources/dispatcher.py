@@ -128,9 +128,9 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Serve the source until `stop` is called, then drain. Errors of store and broker are survived, not raised."""
-        settlers = [self.settlers.work() for _ in range(_SETTLERS)]
-        following = follow(self._store, self._clock, self._wake.set, name=self._name)
-        helpers = [*map(asyncio.ensure_future, (*settlers, self._leases.keep(), self._senders.watch_timeouts(), following))]
+        settlers = (self.settlers.work() for _ in range(_SETTLERS))
+        others = self._leases.keep(), self._senders.watch_timeouts(), follow(self._store, self._wake.set, name=self._name)
+        helpers = [asyncio.ensure_future(helper) for helper in (*settlers, *others)]
         feeder = asyncio.ensure_future(self._feed())
         stopping = asyncio.ensure_future(self._stop.wait())
         loop = asyncio.get_running_loop()

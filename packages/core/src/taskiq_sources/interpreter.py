@@ -25,7 +25,7 @@ class Setting:
 
     def __init__(self, read: Callable[[], int], write: Callable[[int], None], wanted: int, helps: Callable[[int], bool]) -> None:
         self._read, self._write, self._wanted, self._helps = read, write, wanted, helps
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection amid what follows may end the use of an engine that nobody has any more
         self._users: set[object] = set()
         self._before: int | None = None  # what to put back
 
@@ -33,11 +33,11 @@ class Setting:
         """Have it changed; return what ends that, from any thread. To end it twice is to end it once."""
         user = object()
         with self._lock:
+            self._users.add(user)
             before = self._read()
             if self._helps(before):
                 self._before = before
                 self._write(self._wanted)
-            self._users.add(user)
 
         def end() -> None:
             with self._lock:
@@ -48,16 +48,16 @@ class Setting:
 
     def forget(self) -> None:
         """End all uses: a forked process has none of the threads that would do so, and its lock may be held by one of them."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._users.clear()
         self._put_back()
 
     def _put_back(self) -> None:
         if self._users or self._before is None:
             return
+        before, self._before = self._before, None
         if self._read() == self._wanted:
-            self._write(self._before)
-        self._before = None
+            self._write(before)
 
 
 def _set_switch_interval(microseconds: int) -> None:
@@ -76,7 +76,7 @@ TURNS = Setting(lambda: round(sys.getswitchinterval() * 1e6), _set_switch_interv
 #: objects that are all in use until it is settled, and gone then without a collector. Their number alone makes it run, and it
 #: finds nothing; what it has seen a few times it takes for old, and when much is old it looks at every object of the process,
 #: which is a pause of many milliseconds.
-COLLECTOR = Setting(lambda: gc.get_threshold()[0], _set_threshold, 50_000, lambda before: 0 < before < 50_000)
+COLLECTOR = Setting(lambda: gc.get_threshold()[0], _set_threshold, 20_000, lambda before: 0 < before < 20_000)
 
 
 @contextmanager

@@ -136,14 +136,15 @@ class Settlers:
         return None
 
     async def _record(self, outcomes: list[Outcome]) -> None:
-        pause = FIRST_PAUSE
+        pause, again = FIRST_PAUSE, False
         while outcomes:
             try:
-                lost = await self._desk.record(outcomes)
+                lost = await self._desk.record(outcomes, again=again)
             except SourceConnectionError as error:
                 self._reach.failed(error)
+                again = True
             else:
-                self._desk.metrics.lost(len(lost))
+                self._desk.metrics.lost(0 if again else len(lost))
                 self._reach.answered()
                 return
             await asyncio.sleep(pause)

@@ -101,6 +101,24 @@ async def sparsely(changes: AsyncIterator[None], every: float) -> AsyncGenerator
             await changes.aclose()
 
 
+class Background:
+    """Has things done to their end though nobody waits for it, whatever they end with."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()  # the event loop does not keep them
+
+    def start(self, work: Coroutine[Any, Any, object]) -> None:
+        """Have `work` done."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
 class Turnstile:
     """Lets so many in at once, the others in the order in which they have come. Of use in one event loop only.
 

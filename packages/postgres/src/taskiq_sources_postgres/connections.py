@@ -13,6 +13,7 @@ import asyncpg
 
 from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.listening import Listeners
+from taskiq_sources.tasking import Background
 from taskiq_sources_postgres.errors import is_lost_connection, is_undone, raise_named
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -72,7 +73,7 @@ class Database:
             **self.pool_options,
         )
         self._listeners = Listeners()
-        self._releasing: set[asyncio.Future[None]] = set()
+        self._background = Background()
         self._closed = False
 
     async def open(self) -> None:
@@ -137,16 +138,14 @@ class Database:
                 connection.terminate()
             elif will_need_cleaning := getattr(connection, "will_need_cleaning", None):  # it is ours, and is still there
                 will_need_cleaning()
-            with suppress(*_BROKEN):  # a server that hangs does not say either that it has given up: the connection is cut
-                await pool.release(connection, timeout=1.0)
+            # Not here: it waits until the server says that it has given up the call, which one that hangs does not.
+            self._background.start(pool.release(connection, timeout=self.connect_timeout))
             raise
         await pool.release(connection, timeout=patience)
 
     def _release_unwanted(self, acquired: asyncio.Future[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]) -> None:
         if not acquired.cancelled() and acquired.exception() is None:
-            releasing = asyncio.ensure_future(self._pool.release(acquired.result()))
-            self._releasing.add(releasing)
-            releasing.add_done_callback(self._releasing.discard)
+            self._background.start(self._pool.release(acquired.result()))
 
     async def notifications(self, channel: str) -> AsyncIterator[None]:
         """Yield once when listening has begun, and after that whenever there has been a notification; until `close`.
