@@ -177,13 +177,14 @@ def build(session: nox.Session) -> None:
 @nox.parametrize("what", INSTALLABLE)
 def installed(session: nox.Session, what: str) -> None:
     """Install what `build` built, as users will, and import it. Part of `build`."""
-    wheels = ROOT / "dist"
-    core = wheels / f"taskiq_sources-{VERSION}-py3-none-any.whl"
-    requirement = {"core": f"{core}", "conformance": f"taskiq-sources-conformance=={VERSION}"}.get(what, f"{core}[{what}]")
-    session.install("--find-links", str(wheels), requirement)
-    session.chdir(session.create_tmp())  # away from the sources
     names = {"core": [], "all": BACKENDS}.get(what, [what])
-    for module in ["taskiq_sources", *(f"taskiq_sources_{name}" for name in names)]:
+    modules = ["taskiq_sources", *(f"taskiq_sources_{name}" for name in names)]
+    # By their paths: what is found by its name and version may come out of a cache, as it was built some other time.
+    core, *others = (f"{ROOT / 'dist' / module}-{VERSION}-py3-none-any.whl" for module in modules)
+    extra = "" if what in ("core", "conformance") else f"[{what}]"
+    session.install(core + extra, *others)
+    session.chdir(session.create_tmp())  # away from the sources
+    for module in modules:
         session.run("python", "-I", "-c", IMPORT_CHECK, module, VERSION)
 
 
