@@ -16,7 +16,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq_sources import definitions, occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.definitions import Defaults
-from taskiq_sources.errors import ScheduleDecodeError, SourceClosedError, SourceConnectionError
+from taskiq_sources.errors import ScheduleDecodeError, SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.interpreter import collector_waits
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Claim, Outcome
@@ -165,6 +165,7 @@ class ClaimDesk:
         if again and lost:
             logger.info("%d outcome(s) were recorded by a call that broke off, or came too late to be recorded.", len(lost))
             return lost
+        self.metrics.lost(len(lost))
         for schedule_id in lost:
             logger.warning(
                 "Schedule %r was taken over, edited or deleted while one of its occurrences was being sent; if it is sent again, "
@@ -183,10 +184,10 @@ class ClaimDesk:
         self._pruned_at, self._is_pruning = now, True
         try:
             await self._store.prune_runs(before=now - self._run_retention, keep=self._max_run_rows)
-        except SourceConnectionError as error:  # the occurrence is settled; housekeeping can wait for the next time
-            logger.warning("The run history could not be pruned: %s; trying again in %s.", error, PRUNE_INTERVAL)
-        except Exception:
-            logger.warning("The run history could not be pruned; trying again in %s.", PRUNE_INTERVAL, exc_info=True)
+        except Exception as error:  # the occurrence is settled; housekeeping can wait for the next time
+            is_bug = not isinstance(error, SourceConnectionError)
+            problem = "The run history could not be pruned: %s; trying again in %s."
+            logger.warning(problem, error_text(error), PRUNE_INTERVAL, exc_info=is_bug)
         finally:
             self._is_pruning = False
 

@@ -139,12 +139,11 @@ class Settlers:
         pause, again = FIRST_PAUSE, False
         while outcomes:
             try:
-                lost = await self._desk.record(outcomes, again=again)
+                await self._desk.record(outcomes, again=again)
             except SourceConnectionError as error:
                 self._reach.failed(error)
                 again = True
             else:
-                self._desk.metrics.lost(0 if again else len(lost))
                 self._reach.answered()
                 return
             await asyncio.sleep(pause)

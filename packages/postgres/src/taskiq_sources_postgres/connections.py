@@ -145,7 +145,7 @@ class Database:
 
     def _release_unwanted(self, acquired: asyncio.Future[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]) -> None:
         if not acquired.cancelled() and acquired.exception() is None:
-            self._background.start(self._pool.release(acquired.result()))
+            self._background.start(self._pool.release(acquired.result(), timeout=self.connect_timeout))
 
     async def notifications(self, channel: str) -> AsyncIterator[None]:
         """Yield once when listening has begun, and after that whenever there has been a notification; until `close`.

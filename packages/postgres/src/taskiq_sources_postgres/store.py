@@ -128,7 +128,8 @@ class PostgresStore(SQLStore[Database]):
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, (*conditions, *ours))
 
     async def now(self) -> datetime:
-        return from_ms((await self._run("now", {}, repeatable=True))[0][0])
+        [row] = await self._run("now", {}, repeatable=True)
+        return from_ms(row[0])
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.notifications(self._names.channel)

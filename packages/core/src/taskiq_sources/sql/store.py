@@ -136,8 +136,7 @@ class SQLStore(SessionStore[SessionT]):
         return frozenset(row[0] for row in held)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        with collector_waits():
-            values = columns.outcome_columns(outcomes)
+        values = columns.outcome_columns(outcomes)
         [row] = await self._run("settle", values)
         return frozenset(row[0])
 
