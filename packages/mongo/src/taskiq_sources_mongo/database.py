@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -45,6 +45,8 @@ _DURABLE = WriteConcern("majority", j=True)
 _ALL_AT_ONCE = 10_000  # documents in the first answer, where the server would begin with 101
 _PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds: what is in the way is a statement or a transaction
 _COMMITS = 5  # each is interrupted by another one who finds leases of ours that have ended
+_FLOOD = 50  # changes within a pause of this length are left unread for another one
+_FLOOD_PAUSE = 0.05  # seconds
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
 
@@ -277,23 +279,45 @@ class Database(Calls):
             SourceConnectionError: The subscription was lost.
         """
         async with self._listeners.listener() as listener:
+            streams = await listener.resources.enter_async_context(AsyncExitStack())
 
             async def subscribe() -> Any:
-                return await listener.resources.enter_async_context(await self.run("changes"))
+                return await streams.enter_async_context(await self.run("changes"))
 
-            follower = asyncio.ensure_future(self._follow(await self.call(subscribe), listener))
+            async def unread() -> Any:
+                await streams.aclose()
+                await asyncio.sleep(_FLOOD_PAUSE)
+                return await subscribe()
+
+            follower = asyncio.ensure_future(self._follow(await self.call(subscribe), unread, listener))
             listener.resources.push_async_callback(_stopped, follower)
             async for _ in listener.changes():
                 yield
 
-    async def _follow(self, stream: Any, listener: Listener) -> None:
+    async def _follow(self, stream: Any, unread: Callable[[], Awaitable[Any]], listener: Listener) -> None:
+        """Tell of what comes, until the stream is lost. A flood is left `unread`: all of it says the same as its beginning."""
         try:
-            while stream.alive:
-                if await stream.try_next() is not None:
-                    listener.tell()
+            while await _tell(stream, listener):
+                stream = await unread()
+                listener.tell()  # of all that came meanwhile
             listener.lose(SourceConnectionError(f"{self.where}: the change stream has ended; watch again"))
         except PyMongoError as error:
             listener.lose(connection_error(self.where, error))
+
+
+async def _tell(stream: Any, listener: Listener) -> bool:
+    """Tell `listener` of what comes, until there is no more, or too much: return whether it is that."""
+    clock = asyncio.get_running_loop().time
+    number, until = 0, 0.0
+    while stream.alive:
+        if await stream.try_next() is None:
+            continue
+        listener.tell()
+        now = clock()
+        number, until = (number + 1, until) if now < until else (1, now + _FLOOD_PAUSE)
+        if number == _FLOOD:
+            return True
+    return False
 
 
 async def _repeated(attempt: Callable[[], Awaitable[T]]) -> T:
