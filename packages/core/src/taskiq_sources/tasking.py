@@ -10,8 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, TypeVar
 
-#: Seconds that a task may keep event loop and interpreter when nothing makes it wait: threads need both.
-SLICE: Final = 0.0005
+#: Seconds that a task may keep event loop and interpreter when nothing makes it wait: threads need both, and a driver takes
+#: several turns of the loop to read an answer.
+SLICE: Final = 0.0003
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
