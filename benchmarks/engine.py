@@ -49,7 +49,7 @@ async def burst_rate(place: Place, broker: AsyncBroker, sent: list[float], numbe
 
 
 async def _keep_awake(source: ScheduleSource, until: Callable[[], bool]) -> None:
-    """Keep the processors busy, this one and the server's, as a bare ``kiq`` finds them.
+    """Keep the processors busy, this one and that of the store's server, if there is one, as a bare ``kiq`` finds them.
 
     One that was idle may run at half its speed for longer than a burst takes, which would be measured in place of the engine.
     """

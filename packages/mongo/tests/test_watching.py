@@ -6,9 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from pymongo.asynchronous.change_stream import AsyncChangeStream
+from pymongo.synchronous.change_stream import ChangeStream
 
+from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources_conformance.build import TIMEOUT, schedule
 from taskiq_sources_conformance.rules.push import watching
+from taskiq_sources_mongo import database
 from taskiq_sources_mongo.database import Database
 from taskiq_sources_mongo.store import MongoStore
 
@@ -20,31 +24,49 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-async def test_a_flood_is_left_and_what_comes_meanwhile_is_told(
-    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a flood the stream is taken up anew, behind all that has come by then: of that the watcher is told at once."""
-    streams, go_on = [], asyncio.Event()
-    left = asyncio.Event()
-    run = Database.run
+class Streams:
+    """Counts the change streams that are begun, and holds up all but the first until `go_on` is set."""
 
-    async def noted(database: Database, name: str, **values: Any) -> Any:
-        if name == "changes":
-            streams.append(database)
-            if len(streams) > 1:
-                left.set()
-                await go_on.wait()
-        return await run(database, name, **values)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.flooded = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.error: Exception | None = None
+        original = Database.run
 
-    monkeypatch.setattr(Database, "run", noted)
-    async with watching(store) as watcher:
-        await other.put([schedule(f"flood-{number}") for number in range(1_000)])
-        await asyncio.wait_for(left.wait(), TIMEOUT)
-        for _ in range(10):  # what was told of the flood is counted
+        async def run(session: Database, name: str, **values: Any) -> Any:
+            if name == "changes":
+                self.count += 1
+                if self.count > 1:
+                    self.flooded.set()
+                    await self.go_on.wait()
+                    if self.error is not None:
+                        raise self.error
+            return await original(session, name, **values)
+
+        monkeypatch.setattr(Database, "run", run)
+
+    async def flood(self, store: MongoStore) -> None:
+        """Have more changes come than are worth to be read, and wait until nobody reads them."""
+        await store.put([schedule(f"flood-{number}") for number in range(1_000)])
+        await asyncio.wait_for(self.flooded.wait(), TIMEOUT)
+        for _ in range(10):  # what was told by then is counted
             await asyncio.sleep(0)
+
+
+@pytest.fixture
+def streams(store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch) -> Streams:
+    """The change streams of both stores."""
+    return Streams(monkeypatch)
+
+
+async def test_a_flood_is_left_and_what_comes_meanwhile_is_told(store: MongoStore, other: MongoStore, streams: Streams) -> None:
+    """After a flood the stream is taken up anew, behind all that has come by then: of that the watcher is told at once."""
+    async with watching(store) as watcher:
+        await streams.flood(other)
         count = watcher.count
         await other.put([schedule("unseen")])
-        go_on.set()
+        streams.go_on.set()
         await watcher.value_after(count)
 
         count = watcher.count
@@ -52,20 +74,48 @@ async def test_a_flood_is_left_and_what_comes_meanwhile_is_told(
         await watcher.value_after(count)
 
 
-async def test_a_few_changes_are_all_read(store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One stream is all it takes for changes that are no flood."""
-    streams = []
-    run = Database.run
+async def test_a_server_that_is_gone_after_a_flood_is_told(store: MongoStore, other: MongoStore, streams: Streams) -> None:
+    """Who watches would wait for ever if the stream cannot be taken up again."""
+    async with watching(store) as watcher:
+        streams.error = SourceConnectionError("the server is gone")
+        await streams.flood(other)
+        streams.go_on.set()
+        with pytest.raises(SourceConnectionError, match="the server is gone"):
+            await watcher.end()
 
-    async def noted(database: Database, name: str, **values: Any) -> Any:
-        streams.extend([name] if name == "changes" else [])
-        return await run(database, name, **values)
 
-    monkeypatch.setattr(Database, "run", noted)
+@pytest.mark.parametrize(("stream", "backend"), [(AsyncChangeStream, "mongo"), (ChangeStream, "mongo_motor")])
+async def test_a_bug_of_the_driver_is_told(store: MongoStore, stream: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who watches would wait for ever if it came to nobody's ears."""
+
+    def broken(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with watching(store) as watcher:
+        monkeypatch.setattr(stream, "try_next", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            await watcher.end()
+
+
+async def test_a_watch_ends_with_its_store_after_a_flood(store: MongoStore, other: MongoStore, streams: Streams) -> None:
+    """Closing amid the way to the next stream ends it without an error, as at any other time."""
+    async with watching(store) as watcher:
+        await streams.flood(other)
+        await store.close()
+        streams.go_on.set()
+        await watcher.end()
+
+
+async def test_changes_that_come_slowly_are_all_read(
+    store: MongoStore, other: MongoStore, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are, it takes one stream."""
+    monkeypatch.setattr(database, "_FLOOD", 3)
+    monkeypatch.setattr(database, "_FLOOD_PAUSE", 0.0001)  # no server can store two in that time
     async with watching(store) as watcher:
         for number in range(20):
             count = watcher.count
             await other.put([schedule(f"one-{number}")])
             await watcher.value_after(count)
 
-    assert streams == ["changes"]
+    assert streams.count == 1

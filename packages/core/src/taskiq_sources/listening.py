@@ -22,6 +22,11 @@ class Listener:
         self._ended = False
         self._loss: BaseException | None = None
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nobody wants to be told any more."""
+        return self._ended
+
     def tell(self, *_: object) -> None:
         """Say that something may have changed. Takes whatever a driver passes to its callbacks."""
         self._news.set()

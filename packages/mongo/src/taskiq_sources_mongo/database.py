@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -69,6 +69,10 @@ def connect(where: str, url: str, options: Container[str], connect_timeout: time
     except (PyMongoError, ValueError, TypeError):  # the text may quote secrets from the URL
         problem = "the URL has an option that is not valid, or a name that does not resolve"
         raise SourceConnectionError(f"{where} cannot be used: {problem}") from None
+
+
+class _Flood(Exception):
+    """More changes come than are worth to be read."""
 
 
 class Calls(ABC):
@@ -275,49 +279,53 @@ class Database(Calls):
     async def changes(self) -> AsyncGenerator[None, None]:
         """Yield once when the subscription holds, and then after changes that may make something due; until `close`.
 
+        A flood is not read to its end: all of it says the same as its beginning. The subscription is left then, and the next one
+        yields at once, for all that came meanwhile.
+
         Raises:
             SourceConnectionError: The subscription was lost.
         """
-        async with self._listeners.listener() as listener:
-            streams = await listener.resources.enter_async_context(AsyncExitStack())
+        while True:
+            with suppress(_Flood):
+                async with self._listeners.listener() as listener:
+                    await self._subscribe(listener)
+                    async for _ in listener.changes():
+                        yield
+                return
+            await asyncio.sleep(_FLOOD_PAUSE)
 
-            async def subscribe() -> Any:
-                return await streams.enter_async_context(await self.run("changes"))
+    async def _subscribe(self, listener: Listener) -> None:
+        """Have `listener` told of changes."""
 
-            async def unread() -> Any:
-                await streams.aclose()
-                await asyncio.sleep(_FLOOD_PAUSE)
-                return await subscribe()
+        async def subscribe() -> Any:
+            return await listener.resources.enter_async_context(await self.run("changes"))
 
-            follower = asyncio.ensure_future(self._follow(await self.call(subscribe), unread, listener))
-            listener.resources.push_async_callback(_stopped, follower)
-            async for _ in listener.changes():
-                yield
-
-    async def _follow(self, stream: Any, unread: Callable[[], Awaitable[Any]], listener: Listener) -> None:
-        """Tell of what comes, until the stream is lost. A flood is left `unread`: all of it says the same as its beginning."""
         try:
-            while await _tell(stream, listener):
-                stream = await unread()
-                listener.tell()  # of all that came meanwhile
+            stream = await self.call(subscribe)
+        except SourceConnectionError:
+            if listener.has_ended:  # the client is closed
+                return
+            raise
+        follower = asyncio.ensure_future(self._follow(stream, listener))
+        listener.resources.push_async_callback(_stopped, follower)
+
+    async def _follow(self, stream: Any, listener: Listener) -> None:
+        clock = asyncio.get_running_loop().time
+        number, until = 0, 0.0
+        try:
+            while stream.alive:
+                if await stream.try_next() is None:
+                    continue
+                listener.tell()
+                now = clock()
+                number, until = (number + 1, until) if now < until else (1, now + _FLOOD_PAUSE)
+                if number == _FLOOD:
+                    return listener.lose(_Flood())
             listener.lose(SourceConnectionError(f"{self.where}: the change stream has ended; watch again"))
         except PyMongoError as error:
             listener.lose(connection_error(self.where, error))
-
-
-async def _tell(stream: Any, listener: Listener) -> bool:
-    """Tell `listener` of what comes, until there is no more, or too much: return whether it is that."""
-    clock = asyncio.get_running_loop().time
-    number, until = 0, 0.0
-    while stream.alive:
-        if await stream.try_next() is None:
-            continue
-        listener.tell()
-        now = clock()
-        number, until = (number + 1, until) if now < until else (1, now + _FLOOD_PAUSE)
-        if number == _FLOOD:
-            return True
-    return False
+        except Exception as bug:  # of the driver's; who watches would wait for ever
+            listener.lose(bug)
 
 
 async def _repeated(attempt: Callable[[], Awaitable[T]]) -> T:
