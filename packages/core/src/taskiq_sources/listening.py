@@ -36,10 +36,15 @@ class Listener:
         self._loss = loss
         self._news.set()
 
-    def follow(self, news: AsyncIterator[object]) -> None:
-        """Read `news` until the subscription ends: `tell` of each item, and `lose` what it raises. It does not end by itself."""
+    def follow(self, news: AsyncIterator[object], *, within: float | None = None) -> None:
+        """Read `news` until the subscription ends: `tell` of each item, and `lose` what it raises. It does not end by itself.
+
+        Args:
+            news: What comes.
+            within: How many seconds to wait for its end when the subscription ends; None for as long as it takes.
+        """
         following = asyncio.ensure_future(self._follow(news))
-        self.resources.push_async_callback(end, [following])
+        self.resources.push_async_callback(end, [following], within=within)
 
     async def _follow(self, news: AsyncIterator[object]) -> None:
         try:

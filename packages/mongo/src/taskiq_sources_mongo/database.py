@@ -306,26 +306,23 @@ class Database(Calls):
             if listener.has_ended:  # the client is closed
                 return
             raise
-        follower = asyncio.ensure_future(self._follow(stream, listener))
-        listener.resources.push_async_callback(_stopped, follower)
+        listener.follow(self._read(stream), within=_CANCEL_GRACE)
 
-    async def _follow(self, stream: Any, listener: Listener) -> None:
+    async def _read(self, stream: Any) -> AsyncGenerator[None, None]:
+        """Yield each change, until they come in a flood or the stream is lost: either is raised."""
         clock = asyncio.get_running_loop().time
         number, until = 0, 0.0
         try:
             while stream.alive:
-                if await stream.try_next() is None:
-                    continue
-                listener.tell()
-                now = clock()
-                number, until = (number + 1, until) if now < until else (1, now + _FLOOD_PAUSE)
-                if number == _FLOOD:
-                    return listener.lose(_Flood())
-            listener.lose(SourceConnectionError(f"{self.where}: the change stream has ended; watch again"))
+                if await stream.try_next() is not None:
+                    yield
+                    now = clock()
+                    number, until = (number + 1, until) if now < until else (1, now + _FLOOD_PAUSE)
+                    if number == _FLOOD:
+                        raise _Flood
         except PyMongoError as error:
-            listener.lose(connection_error(self.where, error))
-        except Exception as bug:  # of the driver's; who watches would wait for ever
-            listener.lose(bug)
+            raise connection_error(self.where, error) from None
+        raise SourceConnectionError(f"{self.where}: the change stream has ended; watch again")
 
 
 async def _repeated(attempt: Callable[[], Awaitable[T]]) -> T:
@@ -341,11 +338,6 @@ async def _repeated(attempt: Callable[[], Awaitable[T]]) -> T:
             if isinstance(error, ConnectionFailure):
                 pauses = iter(())
         await asyncio.sleep(pause)
-
-
-async def _stopped(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    await asyncio.wait({task}, timeout=_CANCEL_GRACE)
 
 
 async def answer(result: Any) -> Any:
