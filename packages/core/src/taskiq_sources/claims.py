@@ -141,20 +141,20 @@ class ClaimDesk:
                 dispatches.append(plan.dispatch)
         return dispatches
 
-    async def sent(self, dispatch: Dispatch) -> Outcome:
-        """Record that the broker took an occurrence; return where the schedule goes from there."""
+    async def sent(self, dispatch: Dispatch, *, again: bool = False) -> Outcome:
+        """Record that the broker took an occurrence, `again` as for `record`; return where the schedule goes from there."""
         outcome = occurrences.sent(dispatch, await self._clock.now())
-        await self.settle([outcome])
+        await self.settle([outcome], again=again)
         return outcome
 
-    async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
-        """Record outcomes, cut the history when it is time, and return the ids of the lost ones (see `ScheduleStore.settle`)."""
-        lost = await self.record(outcomes)
+    async def settle(self, outcomes: Sequence[Outcome], *, again: bool = False) -> frozenset[str]:
+        """Do what `record` does, and cut the history when it is time."""
+        lost = await self.record(outcomes, again=again)
         await self.prune_now_and_then()
         return lost
 
     async def record(self, outcomes: Sequence[Outcome], *, again: bool = False) -> frozenset[str]:
-        """Do what `settle` does, but for the history, for whoever lets go of what is settled before that.
+        """Record outcomes, and return the ids of the lost ones (see `ScheduleStore.settle`).
 
         Args:
             outcomes: What to record.

@@ -258,16 +258,16 @@ class StockLoop:
         """Settle, and keep trying through a short outage of the store: until the lease ends nobody else sends it again."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._desk.lease.total_seconds()
-        pause = _FIRST_PAUSE
+        pause, again = _FIRST_PAUSE, False
         while True:
             try:
-                return await self._desk.sent(dispatch)
+                return await self._desk.sent(dispatch, again=again)
             except SourceConnectionError:
                 if loop.time() + pause > give_up_at:
                     raise
                 logger.warning("Schedule %r was sent but cannot be settled yet.", dispatch.schedule_id, exc_info=True)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause, again = min(pause * 2, _LONGEST_PAUSE), True
 
     def _forget_failed_sends(self, now: datetime) -> None:
         """Drop what never reached ``post_send`` and can be taken over by now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,8 +12,9 @@ import pytest
 import taskiq
 from taskiq.exceptions import ScheduledTaskCancelledError
 
-from taskiq_sources import ScheduleSource
+from taskiq_sources import ScheduleSource, SourceConnectionError
 from taskiq_sources.clock import ManualClock
+from taskiq_sources.models import Outcome
 from taskiq_sources_conformance.source_build import (
     HOUR,
     MINUTE,
@@ -119,6 +122,32 @@ class SendingRules:
 
         assert await ids(source) == []
         assert len(await rows(source, "a")) == 1
+
+    async def test_what_a_settle_that_broke_off_has_recorded_is_not_called_lost(
+        self, source: ScheduleSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Its answer got lost, and the next one finds no claim to settle: that nobody took over. (Look at `settle`.)"""
+        settle, has_broken = source.store.settle, False
+
+        async def settles(outcomes: Sequence[Outcome]) -> frozenset[str]:
+            nonlocal has_broken
+            told = await settle(outcomes)
+            if not has_broken:
+                has_broken = True
+                raise SourceConnectionError("no answer")
+            return told
+
+        await add(source, time=NOW)
+        entry = await _entry(source)
+        await source.pre_send(entry)
+        monkeypatch.setattr(source.store, "settle", settles)
+        monkeypatch.setattr("taskiq_sources.stock._FIRST_PAUSE", 0)
+        caplog.set_level(logging.INFO, "taskiq_sources")
+        await source.post_send(entry)
+
+        assert [row.status for row in await rows(source)] == ["sent"]
+        assert "taken over" not in caplog.text
+        assert "recorded by a call that broke off" in caplog.text
 
     async def test_a_schedule_that_cannot_be_read_is_quarantined_when_it_is_due(
         self, source: ScheduleSource, clock: ManualClock
