@@ -996,3 +996,24 @@ async def test_a_cancelled_scope_of_anyio_stops_it_in_good_order(world: World) -
 
     assert len(world.broker.sent) == 20
     assert [run.status for run in await world.runs()] == ["sent"] * 20
+
+
+async def test_what_may_have_been_sent_is_not_counted_as_missed(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """At most once, after a crash: nobody knows, and neither the figures nor the log say that it was not sent."""
+    missed: list[int] = []
+
+    class Figures(Metrics):
+        def missed(self, number: int) -> None:
+            missed.append(number)
+
+    await world.add(time=START, delivery="at_most_once")
+    doomed = world.another_source()
+    await doomed.startup()
+    assert len(await doomed.desk.take(limit=1)) == 1
+    scheduler = await world.scheduler()
+    scheduler._dispatchers[0].report_to(Figures())
+    await asyncio.sleep(60)
+
+    assert [run.status async for run in world.source.runs()] == ["unknown"]
+    assert missed == []
+    assert "not sent again: the scheduler that claimed it did not come back" in caplog.text

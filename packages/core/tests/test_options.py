@@ -67,10 +67,17 @@ def test_the_label_is_read_in_every_form_that_taskiq_makes_of_it(label: object) 
     assert ScheduleOptions.from_label(label) == ScheduleOptions(misfire="skip", misfire_grace=timedelta(minutes=5))
 
 
-@pytest.mark.parametrize("label", ["", "skip", "[1]", 7, None, "__import__('os').getcwd()", "(" * 10_000])
+@pytest.mark.parametrize(
+    "label", ["", "skip", "[1]", 7, None, "__import__('os').getcwd()", "(" * 10_000, "{[1]: 2}", "[" * 200_000]
+)
 def test_a_label_that_says_nothing_is_refused(label: object) -> None:
     """What is no dictionary is refused, and no code in it is run."""
     with pytest.raises(ScheduleValidationError) as caught:
         ScheduleOptions.from_label(label)
 
     assert caught.value.field == "schedule_options"
+
+
+def test_an_option_by_the_name_of_self_is_refused_like_any_that_does_not_exist() -> None:
+    with pytest.raises(ScheduleValidationError, match="no such option"):
+        ScheduleOptions.from_label({"self": 1})

@@ -68,6 +68,13 @@ def test_secret_options_in_other_people_s_messages_are_removed(text: str, shown:
     assert redact_text(text) == shown
 
 
+def test_a_password_among_the_words_of_an_error_is_not_told() -> None:
+    """As of a connection string in the form of libpq."""
+    text = "connect failed: host=db password=s3cret user=a"
+
+    assert redact_text(text) == "connect failed: host=db password=*** user=a"
+
+
 def test_long_values_are_cut() -> None:
     """An error stays one log line, however large the offending value is."""
     assert len(shorten("x" * 10_000)) < 250

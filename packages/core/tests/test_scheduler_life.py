@@ -448,6 +448,36 @@ async def test_taskiqs_loop_is_started_again(broker: Broker, caplog: pytest.LogC
     await scheduler.stop()
 
 
+async def test_it_waits_for_what_taskiqs_loop_is_sending(broker: Broker) -> None:
+    """The broker is stopped when it has the message, and the source when that is recorded."""
+    source = _source()
+    await source.add_schedule(_task(interval=3600))
+    broker.takes = 5.0
+    scheduler = DurableScheduler(broker, [source], merge_func=preserve_all)
+    await scheduler.start()
+    await asyncio.sleep(3)
+    assert broker.sent == []
+    await scheduler.stop()
+    assert broker.sent == ["job"]
+    await source.startup()
+
+    assert [run.status async for run in source.runs()] == ["sent"]
+
+
+async def test_a_scheduler_that_was_shut_down_leaves_nothing_behind(broker: Broker) -> None:
+    """As by a framework that calls taskiq's own method: taskiq's loop ends with it, and `stop` closes the sources still."""
+    ours, theirs = _source(), ForeignSource([])
+    scheduler = DurableScheduler(broker, [ours, theirs])
+    await scheduler.start()
+    before = asyncio.all_tasks()
+    await scheduler.shutdown()
+    assert not {task for task in asyncio.all_tasks() & before if task.get_name().startswith("taskiq-sources")}
+    await scheduler.stop()
+
+    with pytest.raises(SourceClosedError):
+        await ours.get_schedules()
+
+
 @pytest.mark.parametrize("sources", [["sqlite:///x.db"], [InMemoryScheduleSource]])
 async def test_what_is_no_source_is_refused(broker: Broker, sources: Any) -> None:
     with pytest.raises(ScheduleValidationError, match="not classes or URLs"):
@@ -458,3 +488,28 @@ async def test_an_option_that_does_not_exist_is_refused(broker: Broker) -> None:
     options: Any = {"send_timout": 3}
     with pytest.raises(ScheduleValidationError, match=r"^send_timout 3 is not valid: no such option; there are .*send_timeout"):
         DurableScheduler(broker, [_source()], **options)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_who_watched_a_memory_in_a_loop_that_was_closed_keeps_nobody_from_writing() -> None:
+    source = InMemoryScheduleSource()
+    loop = asyncio.new_event_loop()
+
+    async def watch() -> None:
+        async for _ in source.store.watch():
+            pass
+
+    async def begin() -> asyncio.Future[None]:
+        await source.startup()
+        watching = asyncio.ensure_future(watch())
+        await asyncio.sleep(0)
+        return watching
+
+    left = loop.run_until_complete(begin())
+    loop.close()
+    asyncio.run(source.add_schedule(_task(interval=60)))
+    asyncio.run(source.shutdown())
+
+    assert not left.done()
+    del left
+    gc.collect()  # Python complains of the task of that loop, here and not in the next test

@@ -15,15 +15,17 @@ from taskiq_sources import occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
 from taskiq_sources.continuing import CHANGING, drops, is_held, is_in_flight
-from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError
+from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, SourceConnectionError
 from taskiq_sources.models import UNSET, Claim, Outcome, ScheduleChanges, StoredSchedule
 from taskiq_sources.store import ScheduleStore
+from taskiq_sources.tasking import to_the_end
 
 logger = logging.getLogger("taskiq_sources")
 
 _LEASE: Final = timedelta(seconds=10)  # many times as long as it takes to change a batch
 _PATIENCE: Final = 0.5  # seconds: a send takes milliseconds
 _LOOK_EVERY: Final = 0.05
+_TRY_AGAIN: Final = (0.05, 0.2, 0.5)  # seconds
 _NONE: Final = timedelta(0)
 
 
@@ -68,11 +70,19 @@ class Changing:
             waited += await _a_while()
 
     async def let_go(self) -> None:
-        """End the claims: all that was not edited is as it was before."""
+        """End the claims: all that was not edited is as it was before. Tried again a few times while the store is away."""
         ends = [self._ends.get(name, occurrences.given_back(claim)) for name, claim in self._claims.items()]
         self._claims.clear()
-        if ends:
-            await self._store.settle(ends)
+        pauses = iter(_TRY_AGAIN)
+        while ends:
+            try:
+                await self._store.settle(ends)
+                ends = []
+            except SourceConnectionError:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
 
     def seen(self, stored: StoredSchedule, *, is_counted: bool = True) -> StoredSchedule:
         """Return a schedule as it is without a claim of ours, or of another who changes it, which its attempts count."""
@@ -124,11 +134,15 @@ class Changing:
             return []
         early = max(_NONE, max((one.next_run_at or now) for one in wanted) - now)
         ids = [one.id for one in wanted]
-        claims = await self._store.claim(now, claimant=CHANGING, lease=_LEASE, limit=len(ids), ids=ids, early=early)
-        self._claims.update((claim.schedule.id, claim) for claim in claims)
+        # To the end: what was claimed and is not given back, because nobody waited for the answer, looks as if it had been sent.
+        await to_the_end(self._claim_these(ids, now, early))
         left = [name for name in ids if name not in self._claims]
         found = (await self._store.get(left)).values() if left else ()
         return [one for one in self._near_of(found, now) if is_held(one, now) or not (one.paused or one.quarantined)]
+
+    async def _claim_these(self, ids: list[str], now: datetime, early: timedelta) -> None:
+        claims = await self._store.claim(now, claimant=CHANGING, lease=_LEASE, limit=len(ids), ids=ids, early=early)
+        self._claims.update((claim.schedule.id, claim) for claim in claims)
 
     def _near_of(self, schedules: Iterable[StoredSchedule], now: datetime) -> list[StoredSchedule]:
         return [one for one in schedules if one.scheduled_for is not None and one.scheduled_for <= now + self._near]
@@ -167,4 +181,4 @@ async def held(
         await changing.hold(schedules)
         yield changing
     finally:
-        await changing.let_go()
+        await to_the_end(changing.let_go())

@@ -206,12 +206,14 @@ class ClaimDesk:
             self.metrics.quarantined(1)
             logger.error("Schedule %r is quarantined: %s", schedule_id, settled.last_error)
         for run in settled.runs:
-            self.metrics.missed(run.coalesced)
+            if run.status == "missed":
+                self.metrics.missed(run.coalesced)
             logger.warning(
-                "Schedule %r: %d occurrence(s) up to %s not sent: %s.",
+                "Schedule %r: %d occurrence(s) up to %s %s: %s.",
                 schedule_id,
                 run.coalesced,
                 run.scheduled_for.isoformat(),
+                "not sent" if run.status == "missed" else "not sent again",
                 run.error or "later than the misfire policy allows",
             )
         if plan.dispatch is not None and plan.dispatch.coalesced > 1:

@@ -38,8 +38,8 @@ def continued(
     runs_alike = row.timing == stored.timing == former_timing(stored, former)
     goes_on = runs_alike if former is None else _triggers(former) == _triggers(definition)
     is_up_to_date = runs_alike and stored.scheduled_for is not None and not _is_used_up(definition, stored.run_count)
-    is_being_sent = _is_being_sent(stored, now)
-    if (is_up_to_date or (goes_on and is_being_sent)) and not (is_being_sent and _ends(stored, definition, former or definition)):
+    is_sending = is_being_sent(stored, now)
+    if (is_up_to_date or (goes_on and is_sending)) and not (is_sending and _ends(stored, definition, former or definition)):
         # What is being sent would be sent again if anything was said of what is pending, and if its sender has died, it would be
         # lost. The rest is made good when it is declared again: the former definition tells by what that was found.
         return ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
@@ -85,7 +85,7 @@ def is_held(stored: StoredSchedule, now: datetime) -> bool:
     return stored.lease_until is not None and stored.lease_until > now
 
 
-def _is_being_sent(stored: StoredSchedule, now: datetime) -> bool:
+def is_being_sent(stored: StoredSchedule, now: datetime) -> bool:
     """Whether it is what is pending that is in flight: an edit that comes after the claim begins to count attempts anew."""
     return is_in_flight(stored, now) and stored.attempt > 0
 
@@ -101,7 +101,7 @@ def _ends(stored: StoredSchedule, definition: Definition, former: Definition) ->
 
 def _edit(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:
     # What is in flight is taken to be sent: the settle of it leaves this edit alone, and so the count.
-    run_count = stored.run_count + _is_being_sent(stored, now)
+    run_count = stored.run_count + is_being_sent(stored, now)
     if _is_used_up(definition, run_count):
         row = replace(row, scheduled_for=None, next_run_at=None, coalesced=1, attempt=0, last_error=None)
     return ScheduleChanges(
@@ -145,7 +145,7 @@ def _gone_on(
     anchor = stored.anchor if definition.interval is not None else min(stored.anchor, row.anchor)
     timetable, before = definitions.timetable_of(definition, anchor), definitions.timetable_of(former, stored.anchor)
     row, pending = replace(row, anchor=anchor), stored.scheduled_for
-    if pending is not None and _is_being_sent(stored, now):
+    if pending is not None and is_being_sent(stored, now):
         return _placed(row, definition, timetable, timetable.next_after(max(pending, now - MILLISECOND)))
     if pending is not None and pending <= now:
         return _kept(row, definition, timetable, stored, former, now)
@@ -165,7 +165,7 @@ def _at_another_pace(
     pending, old, new = stored.scheduled_for, definitions.interval_of(former), definitions.interval_of(definition)
     if pending is None or old is None or new is None:
         return row
-    if _is_being_sent(stored, now):
+    if is_being_sent(stored, now):
         following = max(pending + new, now)
     elif pending <= now:
         # No step of the new pace lies before now: nobody has waited for those.

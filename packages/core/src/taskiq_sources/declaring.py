@@ -2,7 +2,8 @@
 
 A one-off that is due may be sent at any moment, and is deleted then. Who looked at the history before that, and writes after it,
 would make it anew, and it would be sent again. So what is written is held back at first, and let go if the history has nothing of
-it after the write either. Who dies in between leaves it to be sent a minute late, or to be let go by who declares it next.
+it after the write either. Who dies in between leaves it to be sent a minute late, or to be let go by who declares it next. With
+``at_most_once`` it may be recorded as ``unknown`` instead.
 """
 
 from __future__ import annotations
@@ -177,46 +178,50 @@ async def _write_once(
     stored = await store.get(known) if known else {}
     stranded = {row.id: stored[row.id] for row in rows if row.id in stored and _is_held_back(stored[row.id], row)}
     to_let_go = {name: row for name, row in held_back.items() if name not in known} | stranded
-    done = await _done_of({name: declared.definitions[name] for name in to_let_go}, store)
-    await _let_go(to_let_go, done, declared.rows, store, clock)
+    done = await _let_go(to_let_go, declared, store, clock)
     others = [row for row in rows if row.id in known and row.id not in done]
     return known, await _replace(others, declared, store, defaults, clock) if replace else []
 
 
 async def _let_go(
-    held_back: Mapping[str, StoredSchedule],
-    done: Collection[str],
-    rows: Mapping[str, StoredSchedule],
-    store: ScheduleStore,
-    clock: Clock,
-) -> None:
-    """Let what was held back run when it is due, and delete of it what is `done`; not what somebody has stored there since.
+    held_back: Mapping[str, StoredSchedule], declared: Declared, store: ScheduleStore, clock: Clock
+) -> frozenset[str]:
+    """Let what was held back run when it is due, or delete it if it is done, by the history; return which of them are.
 
-    By claims, not at a revision: those begin at 1 again for what is stored anew, and do not tell that it is being sent.
+    Not what somebody has stored there since. By claims, not at a revision: those begin at 1 again for what is stored anew, and do
+    not tell that it is being sent. And the history is looked at under the claim: before it, another one may let it go, somebody
+    send it, and a third one store it anew.
     """
 
-    def outcome(claim: Claim) -> Outcome:
+    async def done_of(ids: Iterable[str]) -> frozenset[str]:
+        return await _done_of({name: declared.definitions[name] for name in ids}, store)
+
+    def outcome(claim: Claim, done: Container[str]) -> Outcome:
         name = claim.schedule.id
         if not _is_alike(claim.schedule, held_back[name]):
             return occurrences.given_back(claim)
         if name in done:
             return Outcome(claim=claim, finished=True)
-        return replace(occurrences.given_back(claim), next_run_at=rows[name].next_run_at)
+        return replace(occurrences.given_back(claim), next_run_at=declared.rows[name].next_run_at)
 
     async with held(held_back.values(), store, clock, near=_NEAR) as changing:
         claims = changing.claims
+        done = await done_of(claim.schedule.id for claim in claims)
         for claim in claims:
-            changing.end(outcome(claim))
+            changing.end(outcome(claim, done))
     left = held_back.keys() - {claim.schedule.id for claim in claims}
-    for found in (await store.get(left)).values() if left else ():  # what was paused since it was written; the rest is being sent
-        if found.paused and _is_alike(found, held_back[found.id]):
-            now = await clock.now()
-            edit = ScheduleChanges(updated_at=now, paused=False)
-            edit = edit if found.id in done else ScheduleChanges(updated_at=now, next_run_at=rows[found.id].next_run_at)
-            with suppress(RevisionConflictError, ScheduleNotFoundError):  # somebody else has said what is to be done with it
-                await store.update(found.id, edit, expected_revision=found.revision)
-                if found.id in done:
-                    await _let_go({found.id: held_back[found.id]}, done, rows, store, clock)
+    found = (await store.get(left)).values() if left else ()
+    paused = [one for one in found if one.paused and _is_alike(one, held_back[one.id])]  # since it was written; others are sent
+    done |= await done_of(one.id for one in paused)
+    for one in paused:
+        now = await clock.now()
+        edit = ScheduleChanges(updated_at=now, paused=False)
+        edit = edit if one.id in done else ScheduleChanges(updated_at=now, next_run_at=declared.rows[one.id].next_run_at)
+        with suppress(RevisionConflictError, ScheduleNotFoundError):  # somebody else has said what is to be done with it
+            await store.update(one.id, edit, expected_revision=one.revision)
+            if one.id in done:
+                await _let_go({one.id: held_back[one.id]}, declared, store, clock)
+    return done
 
 
 async def _replace(

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from taskiq_sources import codec, definitions
 from taskiq_sources.clock import MILLISECOND
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import begun, continued, is_in_flight
+from taskiq_sources.continuing import begun, continued, is_being_sent, is_in_flight
 from taskiq_sources.definitions import Defaults
 from taskiq_sources.errors import ScheduleValidationError
 from taskiq_sources.models import ScheduleChanges, StoredSchedule
@@ -40,6 +40,8 @@ def resumed(stored: StoredSchedule, definition: Definition, now: datetime, *, ca
     changes = ScheduleChanges(updated_at=now, paused=False, quarantined=False)
     was_only_paused = stored.paused and not stored.quarantined
     if catch_up or not was_only_paused or stored.scheduled_for is None or stored.scheduled_for >= now:
+        return changes
+    if is_being_sent(stored, now):  # its settle moves the schedule on, and counts the run
         return changes
     timetable = definitions.timetable_of(definition, stored.anchor)
     following = timetable.next_after(now - MILLISECOND)

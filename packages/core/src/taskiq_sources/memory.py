@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -39,7 +39,7 @@ class MemoryData:
     schedules: dict[str, StoredSchedule] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)  # schedule id -> token of its current claim
     runs: dict[str, Run] = field(default_factory=dict)  # occurrence id -> row
-    watchers: set[asyncio.Event] = field(default_factory=set)
+    watchers: dict[asyncio.Event, asyncio.AbstractEventLoop] = field(default_factory=dict)
 
 
 class MemoryStore(ScheduleStore):
@@ -69,8 +69,7 @@ class MemoryStore(ScheduleStore):
 
     async def close(self) -> None:
         self._open = False
-        for event in self._watching:
-            event.set()
+        self._tell(self._watching)
 
     async def now(self) -> datetime:
         return system_now()
@@ -243,7 +242,7 @@ class MemoryStore(ScheduleStore):
         event = asyncio.Event()
         event.set()
         self._watching.add(event)
-        self._data.watchers.add(event)
+        self._data.watchers[event] = asyncio.get_running_loop()
         try:
             while True:
                 await event.wait()
@@ -252,8 +251,7 @@ class MemoryStore(ScheduleStore):
                 event.clear()
                 yield
         finally:
-            self._watching.discard(event)
-            self._data.watchers.discard(event)
+            self._forget(event)
 
     # -- helpers -------------------------------------------------------------------------------------------------------------
 
@@ -263,8 +261,19 @@ class MemoryStore(ScheduleStore):
         return self._data
 
     def _changed(self) -> None:
-        for event in self._data.watchers:
-            event.set()
+        self._tell(self._data.watchers)
+
+    def _tell(self, events: Iterable[asyncio.Event]) -> None:
+        for event in list(events):
+            loop = self._data.watchers.get(event)
+            if loop is None or loop.is_closed():  # whoever watched there has ended with it
+                self._forget(event)
+            else:
+                event.set()
+
+    def _forget(self, event: asyncio.Event) -> None:
+        self._watching.discard(event)
+        self._data.watchers.pop(event, None)
 
     def _drop(self, schedule_id: str) -> None:
         del self._data.schedules[schedule_id]

@@ -60,7 +60,7 @@ class ScheduleOptions(BaseModel):
 
     if not TYPE_CHECKING:  # the checker keeps the signature that pydantic derives from the fields
 
-        def __init__(self, **data: Any) -> None:
+        def __init__(self, /, **data: Any) -> None:
             try:
                 super().__init__(**data)
             except ValidationError as error:
@@ -125,11 +125,11 @@ class ScheduleOptions(BaseModel):
 def _parse_text(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         # Stock taskiq stores str(label): a dictionary arrives as its display, which literal_eval reads without running code.
         try:
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
 
 

@@ -106,6 +106,7 @@ class DurableMixin(TaskiqScheduler):
         self._dispatchers: list[Dispatcher] = []
         self._engine: asyncio.Task[None] | None = None
         self._foreign: asyncio.Task[None] | None = None
+        self._has_started = False  # by `start`
         self._changing = LoopLock()  # held while `start` or `stop` is at work
         self._change = object()  # the last time that it was
         self._stopped: asyncio.Event
@@ -140,8 +141,11 @@ class DurableMixin(TaskiqScheduler):
 
     async def shutdown(self) -> None:
         """Stop claiming, let sends end or time out, settle, give the rest back; then stop the broker."""
+        foreign, self._foreign = self._foreign, None
         try:
+            await end([] if foreign is None else [foreign])
             await self._stop_engine()
+            await asyncio.gather(*(source.finish_sends() for source in self._sources if isinstance(source, ScheduleSource)))
         finally:
             await super().shutdown()
 
@@ -159,6 +163,7 @@ class DurableMixin(TaskiqScheduler):
                 await self._start_parts()
             finally:
                 _CHANGES.reset(changed)
+            self._has_started = True
             self._start_engine()
             if len(self._ours) < len(self._sources):
                 self._foreign = asyncio.create_task(self._serve_foreign(), name="taskiq-sources-foreign")
@@ -183,18 +188,16 @@ class DurableMixin(TaskiqScheduler):
 
     async def _stop(self) -> None:
         async with self._changing.here():
-            if self._engine is None:
+            if self._engine is None and not self._has_started:
                 return
-            if self._runs and self._engine.get_loop() is not asyncio.get_running_loop():
+            if self._engine is not None and self._runs and self._engine.get_loop() is not asyncio.get_running_loop():
                 raise SourceClosedError(f"{type(self).__name__} runs in another event loop: stop it there")
             self._begin_change()
-            foreign, self._foreign = self._foreign, None
+            self._has_started = False
             async with contextlib.AsyncExitStack() as stopping:  # from the last to the first
                 for source in reversed(self._sources):
                     stopping.push_async_callback(source.shutdown)
                 stopping.push_async_callback(self.shutdown)
-                if foreign is not None:
-                    stopping.push_async_callback(end, [foreign])
 
     def _begin_change(self) -> Token[frozenset[object]]:
         self._change = object()

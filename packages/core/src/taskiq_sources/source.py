@@ -143,6 +143,15 @@ class ScheduleSource(SourceReader):
         await self._open()
         await self._stock.post_send(task)
 
+    async def finish_sends(self) -> None:
+        """Wait until what taskiq's own loop is sending is settled, or has failed, for ten seconds at most."""
+        await self._stock.finish_sends()
+
+    async def shutdown(self) -> None:
+        """Disconnect, when sends that have begun are settled. Closes only what the source opened itself. Idempotent."""
+        await self.finish_sends()
+        await super().shutdown()
+
     async def add_schedule(self, schedule: taskiq.ScheduledTask) -> None:
         """Store a schedule, replacing one with the same id. See `add_schedules`."""
         await self.add_schedules([schedule])

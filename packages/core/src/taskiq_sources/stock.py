@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import taskiq
 from pydantic import Field
@@ -45,9 +46,11 @@ EARLY = timedelta(seconds=1.5)
 #: Which coming occurrences get an entry of their own when the loop would not hit them: those due before any likely refresh.
 HORIZON = timedelta(minutes=5)
 
+_MINUTE = timedelta(minutes=1)
 _PAGE = 1_000
 _FIRST_PAUSE = 0.1  # seconds between attempts to settle
 _LONGEST_PAUSE = 2.0
+_LAST_SENDS = 10.0  # for sends that have begun when the source is shut down
 
 
 class OccurrenceEntry(ScheduledTask):
@@ -68,6 +71,7 @@ class _Sending:
 
     entry: taskiq.ScheduledTask
     dispatch: Dispatch
+    task: asyncio.Task[Any] | None
 
 
 class StockLoop:
@@ -100,6 +104,7 @@ class StockLoop:
         self._stale_for = stale_for
         self._last_good: tuple[datetime, list[StoredSchedule]] | None = None
         self._sending: dict[int, _Sending] = {}
+        self._settling: set[asyncio.Task[Any]] = set()
         self._serials = itertools.count()
         self._process = uuid.uuid4().hex[:6]
         self._told: set[tuple[str, int]] = set()
@@ -127,7 +132,7 @@ class StockLoop:
             entry.time = dispatch.claim.lease_until + EARLY  # should the send fail, the lease has to end first
             entry.says_when = False
         self._forget_failed_sends(dispatch.claim.claimed_at)
-        self._sending[id(entry)] = _Sending(entry, dispatch)
+        self._sending[id(entry)] = _Sending(entry, dispatch, asyncio.current_task())
 
     async def post_send(self, entry: taskiq.ScheduledTask) -> None:
         """Settle the claim that ``pre_send`` made."""
@@ -137,11 +142,23 @@ class StockLoop:
                 "post_send was called for schedule %r without pre_send; there is no claim to settle.", entry.schedule_id
             )
             return
-        outcome = await self._settle_persistently(sending.dispatch)
+        # In a task of its own: taskiq cuts off sends that take long, and what was sent is to be recorded all the same.
+        settling = asyncio.create_task(self._settle_persistently(sending.dispatch))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        outcome = await asyncio.shield(settling)
         if isinstance(entry, OccurrenceEntry):
             self._move_on(entry, sending.dispatch, outcome)
         else:
             entry.schedule_id = sending.dispatch.claim.schedule.id
+
+    async def finish_sends(self) -> None:
+        """Wait until what is being sent is settled, or has failed, but not for ever: no more than ten seconds."""
+        tasks = [*self._settling, *(sending.task for sending in self._sending.values() if sending.task is not None)]
+        here, me = asyncio.get_running_loop(), asyncio.current_task()
+        running = {task for task in tasks if not task.done() and task is not me and task.get_loop() is here}
+        if running:
+            await asyncio.wait(running, timeout=_LAST_SENDS)
 
     # -- reading -------------------------------------------------------------------------------------------------------------
 
@@ -228,7 +245,8 @@ class StockLoop:
     async def _look_again(self, entry: OccurrenceEntry) -> None:
         """Aim an entry that came too late, or too early, at what is pending now."""
         stored = (await self._store.get([entry.origin])).get(entry.origin)
-        if stored is not None:
+        # What nobody may send keeps its id, which the loop does not try again before it has read the list anew.
+        if stored is not None and not (stored.paused or stored.quarantined):
             self._aim(entry, stored)
 
     def _move_on(self, entry: OccurrenceEntry, dispatch: Dispatch, outcome: Outcome) -> None:
@@ -323,4 +341,6 @@ def _loop_hits(plain: ScheduledTask | None, stored: StoredSchedule, now: datetim
         return True
     if plain.cron is None or due.second or due.microsecond:
         return False
-    return bool(_loop_fires(plain.cron, due, plain.cron_offset))
+    # It fires at any second of a minute, and not within a minute of that: one that begins amid the minute before misses this one.
+    fires = [_loop_fires(plain.cron, minute, plain.cron_offset) for minute in (due, due - _MINUTE)]
+    return bool(fires[0]) and not fires[1]

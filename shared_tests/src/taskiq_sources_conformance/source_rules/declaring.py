@@ -161,6 +161,24 @@ class DeclaringRules:
 
         assert nominal(sent) == [NOW]
 
+    async def test_what_was_sent_and_stored_anew_before_it_is_let_go_is_over(
+        self, source: ScheduleSource, open_source: Any, clock: ManualClock, monkeypatch: Any
+    ) -> None:
+        """A slow replica finds what a third one holds back, after it was sent. (Look at the history under the claim.)"""
+        second, third, claim = await open_source(), await open_source(), source.store.claim
+
+        async def overtaken(*args: Any, **options: Any) -> Any:
+            monkeypatch.undo()
+            await second.add_schedule(scheduled(time=NOW))  # which lets it go
+            await _die_amid_a_declaration(third, monkeypatch, sending=True)
+            return await claim(*args, **options)
+
+        monkeypatch.setattr(source.store, "claim", overtaken)
+        await source.add_schedule(scheduled(time=NOW))
+        clock.advance(HOUR)
+
+        assert await send_due(source) == []
+
     async def test_what_takes_the_id_while_it_is_declared_stays(self, source: ScheduleSource, monkeypatch: Any) -> None:
         """As of a task that schedules itself again under its own id. (Look at what is deleted after the last look.)"""
         await add(source, time=NOW)

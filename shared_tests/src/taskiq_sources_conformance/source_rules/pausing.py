@@ -75,6 +75,19 @@ class PausingRules:
         assert (info.state.paused, info.state.next_run_at) == (False, None)
         assert await take(source) == []
 
+    async def test_what_is_being_sent_when_it_is_resumed_counts(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """It is one of the runs that it has. (Look at what `edits.resumed` says of what is pending.)"""
+        await add(source, interval=60, schedule_options=ScheduleOptions(max_runs=1))
+        clock.advance(SECOND)
+        dispatch = await take_one(source)
+        await source.pause("a")
+        await source.resume("a")
+        await source.desk.sent(dispatch)
+        clock.advance(5 * MINUTE)
+
+        assert await take(source) == []
+        assert len(await rows(source)) == 1
+
     async def test_resume_at_the_instant_of_an_occurrence(self, source: ScheduleSource, clock: ManualClock) -> None:
         """An occurrence right at the resumption is not part of the pause. (Look at `edits.resumed`.)"""
         await add(source, interval=60)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from taskiq_sources import ScheduleNotFoundError, ScheduleOptions, ScheduleSource
+from taskiq_sources import ScheduleNotFoundError, ScheduleOptions, ScheduleSource, SourceConnectionError
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.occurrences import failed, quarantined
 from taskiq_sources_conformance.source_build import (
@@ -29,6 +30,49 @@ from taskiq_sources_conformance.source_build import (
 
 class ReschedulingRules:
     """`reschedule` gives other triggers, as if the schedule were created now, and leaves all else as it is."""
+
+    @pytest.mark.parametrize("call", ["claim", "settle"])
+    async def test_an_edit_that_is_broken_off_holds_nothing(
+        self, source: ScheduleSource, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        """By a time-out around it: what is at most once would count as sent, and be lost. (Look at `to_the_end` in `held`.)"""
+        await add(source, time=NOW + 5 * SECOND, schedule_options=ScheduleOptions(delivery="at_most_once"))
+        real, has_begun, may_answer = getattr(source.store, call), asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            done = await real(*args, **options)
+            has_begun.set()
+            await may_answer.wait()
+            return done
+
+        monkeypatch.setattr(source.store, call, slow)
+        editing = asyncio.ensure_future(source.reschedule("a", time=NOW + 8 * SECOND))
+        await has_begun.wait()
+        editing.cancel()
+        asyncio.get_running_loop().call_soon(may_answer.set)
+        await asyncio.wait([editing])
+        clock.advance(15 * SECOND)
+
+        assert editing.cancelled()
+        assert len(await send_due(source)) == 1
+
+    async def test_an_edit_gives_back_what_it_held_though_the_store_is_away_for_a_moment(
+        self, source: ScheduleSource, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One call that fails costs no occurrence. (Look at `let_go`.)"""
+        await add(source, time=NOW + 5 * SECOND, schedule_options=ScheduleOptions(delivery="at_most_once"))
+        settle = source.store.settle
+
+        async def fails(*_: Any) -> Any:
+            monkeypatch.setattr(source.store, "settle", settle)
+            raise SourceConnectionError("no answer")
+
+        monkeypatch.setattr(source.store, "settle", fails)
+        monkeypatch.setattr("taskiq_sources.changing._TRY_AGAIN", (0, 0))
+        await source.reschedule("a", time=NOW + 8 * SECOND)
+        clock.advance(8 * SECOND)
+
+        assert len(await send_due(source)) == 1
 
     @pytest.mark.parametrize(
         ("triggers", "due"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -148,6 +149,51 @@ class SendingRules:
         assert [row.status for row in await rows(source)] == ["sent"]
         assert "taken over" not in caplog.text
         assert "recorded by a call that broke off" in caplog.text
+
+    async def test_a_send_that_is_cut_off_after_the_broker_had_it_is_settled(
+        self, source: ScheduleSource, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By taskiq's ``--send-timeout``, say; shutting the source down waits for it. (Look at `post_send`, `shutdown`.)"""
+        settle, is_settling, may_settle = source.store.settle, asyncio.Event(), asyncio.Event()
+
+        async def settles(outcomes: Sequence[Outcome]) -> frozenset[str]:
+            is_settling.set()
+            await may_settle.wait()
+            return await settle(outcomes)
+
+        await add(source, time=NOW)
+        entry = await _entry(source)
+        await source.pre_send(entry)
+        monkeypatch.setattr(source.store, "settle", settles)
+        sending = asyncio.ensure_future(source.post_send(entry))
+        await is_settling.wait()
+        sending.cancel()
+        await asyncio.wait([sending])
+        asyncio.get_running_loop().call_soon(may_settle.set)
+        await source.shutdown()
+        await source.startup()
+
+        assert [row.status for row in await rows(source)] == ["sent"]
+
+    async def test_shutting_down_waits_for_what_is_being_sent(self, source: ScheduleSource) -> None:
+        """The loop of taskiq is cancelled, but not its sends: they are settled before it is closed. (Look at `shutdown`.)"""
+        await add(source, time=NOW)
+        entry, has_claimed, broker_takes = await _entry(source), asyncio.Event(), asyncio.Event()
+
+        async def send() -> None:
+            await source.pre_send(entry)
+            has_claimed.set()
+            await broker_takes.wait()
+            await source.post_send(entry)
+
+        sending = asyncio.ensure_future(send())
+        await has_claimed.wait()
+        asyncio.get_running_loop().call_soon(broker_takes.set)
+        await source.shutdown()
+        await sending
+        await source.startup()
+
+        assert [row.status for row in await rows(source)] == ["sent"]
 
     async def test_a_schedule_that_cannot_be_read_is_quarantined_when_it_is_due(
         self, source: ScheduleSource, clock: ManualClock
