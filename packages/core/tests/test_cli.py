@@ -224,8 +224,8 @@ def test_json_is_json_whatever_a_serializer_has_stored(app: App, capsys: pytest.
     task = ScheduledTask(
         task_name="t",
         labels={},
-        args=[float("nan"), [float("inf")], {1}, NOON, endless],
-        kwargs={"d": {(1, 2): 3, 4: (5.5, None, True)}},
+        args=[float("nan"), [float("inf")], {1}, NOON, 1 << 20_000, {1 << 20_000}, endless],
+        kwargs={"d": {(1, 2): 3, 4: (5.5, None, True), 1 << 20_000: 6}},
         schedule_id="a",
         cron="@daily",
     )
@@ -234,8 +234,9 @@ def test_json_is_json_whatever_a_serializer_has_stored(app: App, capsys: pytest.
     assert run("list", "app_of_cli_test:pickling", "--json") == 0
 
     stored = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["task"]
-    assert stored["args"][:4] == ["nan", ["inf"], "{1}", NOON.isoformat()]
-    assert stored["kwargs"] == {"d": {"(1, 2)": 3, "4": [5.5, None, True]}}
+    huge = f"0x1{'0' * 5_000}"
+    assert stored["args"][:6] == ["nan", ["inf"], "{1}", NOON.isoformat(), huge, "<set>"]
+    assert stored["kwargs"] == {"d": {"(1, 2)": 3, "4": [5.5, None, True], huge: 6}}
 
 
 def test_a_scheduler_and_a_merged_source_are_asked_for_all_sources_of_ours(app: App, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from taskiq_sources.codec import MAX_INTEGER_BITS
 from taskiq_sources.continuing import is_held
 from taskiq_sources.errors import redact_text
 from taskiq_sources.info import ScheduleInfo
@@ -185,9 +186,18 @@ def _json_value(value: object, room: int = _DEEPEST) -> object:
     if room == 0:
         return "…"
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _json_value(item, room - 1) for key, item in value.items()}
+        return {key if isinstance(key, str) else _text(key): _json_value(item, room - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_value(item, room - 1) for item in value]
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        return _text(value)
     if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat() if isinstance(value, datetime) else _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # an integer of more digits than Python writes, or a class whose text cannot be made
+        return hex(value) if isinstance(value, int) else f"<{type(value).__name__}>"

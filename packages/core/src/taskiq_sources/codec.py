@@ -36,7 +36,7 @@ VERSION = 1
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
 #: Larger integers may have more than the 4,300 digits that Python reads back by default.
-_MAX_INTEGER_BITS = 14_284
+MAX_INTEGER_BITS = 14_284
 
 #: How deep arguments may be nested; far below what makes JSON libraries give up.
 _MAX_DEPTH = 100
@@ -383,7 +383,7 @@ def _require_json(value: object, path: str, fix: str, depth: int = 0) -> None:
             _require_json(item, f"{path}[{index}]", fix, depth + 1)
     elif not isinstance(value, int):
         raise ScheduleValidationError(path, value, f"{type(value).__name__} is not a JSON type; {fix}")
-    elif value.bit_length() > _MAX_INTEGER_BITS:
+    elif value.bit_length() > MAX_INTEGER_BITS:
         shown = f"an integer of {value.bit_length():,} bits"
         raise ScheduleValidationError(
             path, shown, "it has more than the 4,300 digits that Python reads by default; pass it as text"
