@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias
 
 import taskiq
 from taskiq import TaskiqScheduler
 
-from taskiq_sources import ScheduleSource
+from taskiq_sources import ScheduledTask, ScheduleSource
 from taskiq_sources.clock import ManualClock
 from taskiq_sources_conformance.virtual import RecordingBroker, VirtualTime
+
+NOON = datetime(2030, 5, 14, 12, 0, 0, 500_000, tzinfo=timezone.utc)
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+LATENESS = timedelta(seconds=1)  # the loop ticks once a second
 
 MakeSource: TypeAlias = Callable[..., ScheduleSource]
 
@@ -59,3 +66,21 @@ def message_of(entry: taskiq.ScheduledTask) -> taskiq.TaskiqMessage:
         args=entry.args,
         kwargs=entry.kwargs,
     )
+
+
+def fields_of(schedule_id: str, **fields: Any) -> dict[str, Any]:
+    """Return the fields of a task that is scheduled, be it one of ours or one of taskiq's own."""
+    return {"task_name": "suite:task", "labels": {}, "args": [], "kwargs": {}, "schedule_id": schedule_id, **fields}
+
+
+def a_task(schedule_id: str, **fields: Any) -> ScheduledTask:
+    """Return a task that is scheduled."""
+    return ScheduledTask(**fields_of(schedule_id, **fields))
+
+
+def assert_on_time(actual: list[datetime], nominal: list[datetime]) -> None:
+    """Each nominal time was sent once, at most a tick late, at most the accepted 1.5 s early."""
+    assert len(actual) == len(nominal), (actual, nominal)
+    lags = [sent - due for sent, due in zip(sorted(actual), sorted(nominal), strict=True)]
+    assert all(-timedelta(seconds=1.5) <= lag <= LATENESS for lag in lags), lags
+    assert all(later > earlier for earlier, later in itertools.pairwise(sorted(actual))) or len(set(actual)) == len(actual)

@@ -5,7 +5,6 @@ Where a rule fails, look at :mod:`taskiq_sources.stock` first, then at `claim` a
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta, timezone
@@ -15,20 +14,27 @@ import pytest
 import taskiq
 from taskiq import TaskiqScheduler
 
-from taskiq_sources import MergedScheduleSource, ScheduledTask, ScheduleOptions, ScheduleSource, only_unique
+from taskiq_sources import MergedScheduleSource, ScheduleOptions, ScheduleSource, only_unique
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.models import Run
 from taskiq_sources_conformance.base import Conformance
-from taskiq_sources_conformance.stage import MakeSource, Stage, message_of
+from taskiq_sources_conformance.stage import (
+    LATENESS,
+    MINUTE,
+    NOON,
+    SECOND,
+    MakeSource,
+    Stage,
+    a_task,
+    assert_on_time,
+    fields_of,
+    message_of,
+)
+from taskiq_sources_conformance.stock_ticks import TickRules
 from taskiq_sources_conformance.virtual import ForeignSource, RecordingBroker, VirtualTime, outage
 
-NOON = datetime(2030, 5, 14, 12, 0, 0, 500_000, tzinfo=timezone.utc)
-SECOND = timedelta(seconds=1)
-MINUTE = timedelta(minutes=1)
-LATENESS = timedelta(seconds=1)  # the loop ticks once a second
 
-
-class StockLoopConformance(Conformance):
+class StockLoopConformance(TickRules, Conformance):
     """Every rule of DESIGN "Under the stock loop". Subclass it, set `backend` and give it the fixture `make_source`."""
 
     @pytest.fixture
@@ -59,9 +65,9 @@ class StockLoopConformance(Conformance):
         """Three loops on one store send each cron, interval and one-off occurrence exactly once, within a second."""
         await stage.source.add_schedules(
             [
-                _task("cron", cron="*/2 * * * *"),
-                _task("interval", interval=45),
-                _task("once", time=NOON + timedelta(seconds=100)),
+                a_task("cron", cron="*/2 * * * *"),
+                a_task("interval", interval=45),
+                a_task("once", time=NOON + timedelta(seconds=100)),
             ]
         )
         for _ in range(3):
@@ -76,12 +82,12 @@ class StockLoopConformance(Conformance):
             "once": [NOON + timedelta(seconds=100)],
         }
         for schedule_id, nominal in expected.items():
-            _assert_on_time(stage.broker.sent_at(schedule_id), nominal)
+            assert_on_time(stage.broker.sent_at(schedule_id), nominal)
         assert len({message.task_id for message in stage.broker.messages}) == len(stage.broker.messages)
 
     async def test_a_second_loop_takes_over_what_a_killed_one_was_sending(self, stage: Stage) -> None:
         """An occurrence whose scheduler died while sending is sent by another after the lease, with the same task_id."""
-        await stage.source.add_schedule(_task("once", time=NOON + timedelta(seconds=5)))
+        await stage.source.add_schedule(a_task("once", time=NOON + timedelta(seconds=5)))
         doomed = stage.another_source()
         entry = (await doomed.get_schedules())[0]
         await stage.world.run_for(timedelta(seconds=6))
@@ -100,7 +106,7 @@ class StockLoopConformance(Conformance):
 
     async def test_a_restart_within_the_minute_sends_nothing_again(self, stage: Stage) -> None:
         """A cron occurrence that was sent is not sent again by a scheduler that starts in the same minute."""
-        await stage.source.add_schedule(_task("cron", cron="* * * * *"))
+        await stage.source.add_schedule(a_task("cron", cron="* * * * *"))
         loop = await stage.world.start(stage.scheduler())
         await stage.world.run_for(timedelta(seconds=65))
         await stage.world.kill(loop)
@@ -112,7 +118,7 @@ class StockLoopConformance(Conformance):
 
     async def test_an_interval_keeps_its_phase_across_restarts(self, stage: Stage) -> None:
         """However often schedulers restart, an interval is sent at its creation plus whole multiples, and only then."""
-        await stage.source.add_schedule(_task("interval", interval=90))
+        await stage.source.add_schedule(a_task("interval", interval=90))
         for _ in range(8):
             loop = await stage.world.start(stage.scheduler())
             await stage.world.run_for(timedelta(seconds=55))
@@ -129,7 +135,7 @@ class StockLoopConformance(Conformance):
     )
     async def test_downtime_is_made_up_by_the_misfire_policy(self, stage: Stage, misfire: Any, expected: Any) -> None:
         """After five hours without a scheduler an hourly cron is made up as its misfire policy says."""
-        await stage.source.add_schedule(_task("hourly", cron="30 * * * *", schedule_options=ScheduleOptions(misfire=misfire)))
+        await stage.source.add_schedule(a_task("hourly", cron="30 * * * *", schedule_options=ScheduleOptions(misfire=misfire)))
         await stage.world.run_for(timedelta(hours=5))
 
         await stage.world.start(stage.scheduler())
@@ -139,7 +145,7 @@ class StockLoopConformance(Conformance):
 
     async def test_an_overdue_one_off_is_sent_at_the_first_refresh(self, stage: Stage) -> None:
         """A one-off that fell due during downtime is sent late, once."""
-        await stage.source.add_schedule(_task("once", time=NOON + MINUTE))
+        await stage.source.add_schedule(a_task("once", time=NOON + MINUTE))
         await stage.world.run_for(timedelta(hours=7))
 
         await stage.world.start(stage.scheduler())
@@ -152,7 +158,7 @@ class StockLoopConformance(Conformance):
         """The loop starts an interval when it first sees it; an occurrence is sent when it is due all the same, not before."""
         starts = NOON + timedelta(seconds=20.7)
         options = ScheduleOptions(start_at=starts)
-        await stage.source.add_schedule(_task("interval", interval=3, schedule_options=options))
+        await stage.source.add_schedule(a_task("interval", interval=3, schedule_options=options))
         await stage.world.start(stage.scheduler())
 
         await stage.world.run_for(timedelta(minutes=1))
@@ -165,7 +171,7 @@ class StockLoopConformance(Conformance):
 
     async def test_a_failing_broker_delays_but_loses_nothing(self, stage: Stage) -> None:
         """With a broker that fails three times, the one-off and the cron are sent once each, by the same scheduler process."""
-        await stage.source.add_schedules([_task("cron", cron="1 12 * * *"), _task("once", time=NOON + timedelta(seconds=90))])
+        await stage.source.add_schedules([a_task("cron", cron="1 12 * * *"), a_task("once", time=NOON + timedelta(seconds=90))])
         stage.broker.fail_next = 3
         await stage.world.start(stage.scheduler(lease=timedelta(seconds=10)), update_interval=timedelta(seconds=20))
 
@@ -176,40 +182,10 @@ class StockLoopConformance(Conformance):
         ids = {message.schedule_id: message.task_id for message in stage.broker.messages}
         assert all(ids[message.schedule_id] == message.task_id for message in stage.broker.refused)
 
-    async def test_each_minute_is_sent_when_it_begins(self, stage: Stage) -> None:
-        """A loop that starts amid a minute tries then, and would not try again for a minute. (Look at `_loop_hits`.)"""
-        await stage.world.run_for(timedelta(seconds=37))
-        await stage.source.add_schedule(_task("cron", cron="* * * * *"))
-        await stage.world.start(stage.scheduler())
-
-        await stage.world.run_for(timedelta(minutes=6))
-
-        minute = NOON.replace(microsecond=0, second=0)
-        _assert_on_time(stage.broker.sent_at("cron"), [minute + k * MINUTE for k in range(1, 7)])
-
-    async def test_what_is_paused_is_not_tried_each_second(self, stage: Stage) -> None:
-        """An entry whose schedule nobody may send rests until the list is read anew. (Look at `_look_again`.)"""
-        await stage.source.add_schedule(_task("late", interval=3600))
-        ours, claims = stage.another_source(), 0
-        claim = ours.store.claim
-
-        async def counted(*args: Any, **options: Any) -> Any:
-            nonlocal claims
-            claims += 1
-            return await claim(*args, **options)
-
-        ours.store.claim = counted  # type: ignore[method-assign]
-        await stage.world.start(TaskiqScheduler(stage.broker, [ours]), update_interval=timedelta(minutes=10))
-        await stage.source.pause("late")
-
-        await stage.world.run_for(timedelta(minutes=5))
-
-        assert claims <= 3
-
     async def test_a_store_outage_forgets_nothing(self, stage: Stage) -> None:
         """Through three failing refreshes no schedule disappears, no interval fires again, and other sources go on."""
-        await stage.source.add_schedules([_task("hourly", interval=3600), _task("once", time=NOON + timedelta(minutes=20))])
-        theirs = ForeignSource([taskiq.ScheduledTask(**_fields("foreign"), cron="* * * * *")])
+        await stage.source.add_schedules([a_task("hourly", interval=3600), a_task("once", time=NOON + timedelta(minutes=20))])
+        theirs = ForeignSource([taskiq.ScheduledTask(**fields_of("foreign"), cron="* * * * *")])
         ours = stage.another_source()
         loop = await stage.world.start(TaskiqScheduler(stage.broker, [ours, theirs]))
         await stage.world.run_for(timedelta(seconds=90))
@@ -230,9 +206,9 @@ class StockLoopConformance(Conformance):
         """A scheduler whose local clock is wrong sends each occurrence once, late by the refresh interval at most."""
         await stage.source.add_schedules(
             [
-                _task("cron", cron="* * * * *"),
-                _task("interval", interval=100),
-                _task("once", time=NOON + timedelta(minutes=3)),
+                a_task("cron", cron="* * * * *"),
+                a_task("interval", interval=100),
+                a_task("once", time=NOON + timedelta(minutes=3)),
             ]
         )
         await stage.world.start(stage.scheduler())
@@ -249,7 +225,7 @@ class StockLoopConformance(Conformance):
     async def test_what_is_deleted_or_paused_just_before_is_not_sent(self, stage: Stage) -> None:
         """A schedule deleted or paused three seconds before it is due is not sent, although the loop still holds the old list."""
         due = NOON + timedelta(seconds=30)
-        await stage.source.add_schedules([_task("deleted", time=due), _task("paused", time=due), _task("left", time=due)])
+        await stage.source.add_schedules([a_task("deleted", time=due), a_task("paused", time=due), a_task("left", time=due)])
         await stage.world.start(stage.scheduler())
         await stage.world.run_for(timedelta(seconds=27))
         await stage.source.delete_schedule("deleted")
@@ -262,10 +238,10 @@ class StockLoopConformance(Conformance):
     async def test_the_stored_arguments_are_sent(self, stage: Stage) -> None:
         """Arguments edited after the loop has read its list are those that are sent."""
         due = NOON + timedelta(seconds=30)
-        await stage.source.add_schedule(_task("edited", time=due, args=["old"]))
+        await stage.source.add_schedule(a_task("edited", time=due, args=["old"]))
         await stage.world.start(stage.scheduler())
         await stage.world.run_for(timedelta(seconds=10))
-        await stage.source.add_schedule(_task("edited", time=due, args=["new"], labels={"colour": "red"}))
+        await stage.source.add_schedule(a_task("edited", time=due, args=["new"], labels={"colour": "red"}))
 
         await stage.world.run_for(timedelta(minutes=1))
 
@@ -274,13 +250,13 @@ class StockLoopConformance(Conformance):
 
     async def test_time_and_cron_on_one_schedule(self, stage: Stage) -> None:
         """A schedule with a time and a cron keeps its cron after the time has passed."""
-        await stage.source.add_schedule(_task("both", cron="*/5 * * * *", time=NOON + timedelta(seconds=90)))
+        await stage.source.add_schedule(a_task("both", cron="*/5 * * * *", time=NOON + timedelta(seconds=90)))
         await stage.world.start(stage.scheduler())
 
         await stage.world.run_for(timedelta(minutes=11))
 
         minute = NOON.replace(microsecond=0)
-        _assert_on_time(stage.broker.sent_at("both"), [NOON + timedelta(seconds=90), minute + 5 * MINUTE, minute + 10 * MINUTE])
+        assert_on_time(stage.broker.sent_at("both"), [NOON + timedelta(seconds=90), minute + 5 * MINUTE, minute + 10 * MINUTE])
 
     # -- what the loop's cron parser cannot do -------------------------------------------------------------------------------
 
@@ -297,13 +273,13 @@ class StockLoopConformance(Conformance):
     )
     async def test_cron_that_the_loop_cannot_evaluate_is_sent_on_time(self, stage: Stage, cron: str, seconds: list[int]) -> None:
         """Seconds, aliases, names, ranges and steps that taskiq's own parser rejects or misses are sent within a second."""
-        await stage.source.add_schedule(_task("odd", cron=cron))
+        await stage.source.add_schedule(a_task("odd", cron=cron))
         await stage.world.start(stage.scheduler())
 
         await stage.world.run_for(timedelta(minutes=10))
 
         minute = NOON.replace(microsecond=0)
-        _assert_on_time(stage.broker.sent_at("odd"), [minute + timedelta(seconds=second) for second in seconds])
+        assert_on_time(stage.broker.sent_at("odd"), [minute + timedelta(seconds=second) for second in seconds])
 
     @pytest.mark.parametrize(
         "day", [datetime(2030, 3, 30, 12, tzinfo=timezone.utc), datetime(2030, 10, 26, 12, tzinfo=timezone.utc)]
@@ -311,7 +287,7 @@ class StockLoopConformance(Conformance):
     async def test_a_daily_job_runs_once_when_clocks_change(self, stage: Stage, day: datetime) -> None:
         """02:30 in Berlin is sent once on the night on which it does not exist, and once on the night on which it comes twice."""
         stage.clock.set(day)
-        await stage.source.add_schedule(_task("nightly", cron="30 2 * * *", cron_offset="Europe/Berlin"))
+        await stage.source.add_schedule(a_task("nightly", cron="30 2 * * *", cron_offset="Europe/Berlin"))
         await stage.world.run_for(timedelta(hours=11))
         for _ in range(2):
             await stage.world.start(stage.scheduler())
@@ -323,21 +299,21 @@ class StockLoopConformance(Conformance):
     async def test_jitter_is_kept(self, stage: Stage) -> None:
         """An occurrence with jitter is sent when its jitter is over, not when the loop's own cron says so."""
         await stage.source.add_schedule(
-            _task("jittery", cron="*/10 * * * *", schedule_options=ScheduleOptions(jitter=5 * MINUTE))
+            a_task("jittery", cron="*/10 * * * *", schedule_options=ScheduleOptions(jitter=5 * MINUTE))
         )
         due = [due async for info in stage.source.iter_schedules() if (due := info.state.next_run_at)]
         await stage.world.start(stage.scheduler())
 
         await stage.world.run_for(timedelta(minutes=16))
 
-        _assert_on_time(stage.broker.sent_at("jittery"), due)
+        assert_on_time(stage.broker.sent_at("jittery"), due)
 
     # -- what is sent --------------------------------------------------------------------------------------------------------
 
     async def test_nothing_is_added_to_the_stored_labels(self, stage: Stage) -> None:
         """Messages carry the schedule's labels and ``schedule_id``; what is stored and handed out never gains a label."""
         labels = {"colour": "red", "schedule_options": '{"misfire": "skip"}'}
-        await stage.source.add_schedule(_task("labelled", interval=10, labels=labels))
+        await stage.source.add_schedule(a_task("labelled", interval=10, labels=labels))
         loop = await stage.world.start(stage.scheduler(), update_interval=timedelta(seconds=15))
 
         await stage.world.run_for(timedelta(seconds=62))
@@ -352,7 +328,7 @@ class StockLoopConformance(Conformance):
 
     async def test_a_task_id_of_its_own_is_kept(self, stage: Stage) -> None:
         """A schedule's own task_id is the message's; without one, each occurrence has a task_id of its own."""
-        await stage.source.add_schedules([_task("fixed", time=NOON + SECOND, task_id="mine"), _task("free", interval=10)])
+        await stage.source.add_schedules([a_task("fixed", time=NOON + SECOND, task_id="mine"), a_task("free", interval=10)])
         await stage.world.start(stage.scheduler())
 
         await stage.world.run_for(timedelta(seconds=35))
@@ -363,7 +339,7 @@ class StockLoopConformance(Conformance):
 
     async def test_skip_first_run_keeps_its_meaning(self, stage: Stage) -> None:
         """With ``--skip-first-run`` the loop leaves out the current minute and goes on with the next."""
-        await stage.source.add_schedule(_task("cron", cron="* * * * *"))
+        await stage.source.add_schedule(a_task("cron", cron="* * * * *"))
         await stage.world.run_for(timedelta(seconds=58))
 
         await stage.world.start(stage.scheduler(), skip_first_run=True)
@@ -373,7 +349,7 @@ class StockLoopConformance(Conformance):
 
     async def test_run_now_is_sent_by_the_loop(self, stage: Stage) -> None:
         """A manual run goes out at the next refresh, under the schedule's id, with the task_id that was promised."""
-        await stage.source.add_schedule(_task("monthly", cron="0 0 1 * *"))
+        await stage.source.add_schedule(a_task("monthly", cron="0 0 1 * *"))
         await stage.world.start(stage.scheduler(), update_interval=timedelta(seconds=10))
         task_id = await stage.source.run_now("monthly")
 
@@ -383,10 +359,10 @@ class StockLoopConformance(Conformance):
 
     async def test_merged_sources_send_through_their_owners(self, stage: Stage) -> None:
         """Behind `MergedScheduleSource` every schedule is claimed and settled by the source that owns it."""
-        await stage.source.add_schedules([_task("ours", interval=20), _task("once", time=NOON + timedelta(seconds=5))])
+        await stage.source.add_schedules([a_task("ours", interval=20), a_task("once", time=NOON + timedelta(seconds=5))])
         ours = stage.another_source()
         merged = MergedScheduleSource(
-            [ForeignSource([taskiq.ScheduledTask(**_fields("foreign"), cron="* * * * *")]), ours], merge_func=only_unique
+            [ForeignSource([taskiq.ScheduledTask(**fields_of("foreign"), cron="* * * * *")]), ours], merge_func=only_unique
         )
         await stage.world.start(TaskiqScheduler(stage.broker, [merged]), update_interval=timedelta(seconds=7))
 
@@ -399,25 +375,9 @@ class StockLoopConformance(Conformance):
         assert {run.status for run in await _runs(stage.source)} == {"sent"}
 
 
-def _fields(schedule_id: str, **fields: Any) -> dict[str, Any]:
-    return {"task_name": "suite:task", "labels": {}, "args": [], "kwargs": {}, "schedule_id": schedule_id, **fields}
-
-
-def _task(schedule_id: str, **fields: Any) -> ScheduledTask:
-    return ScheduledTask(**_fields(schedule_id, **fields))
-
-
 async def _runs(source: ScheduleSource) -> list[Run]:
     return [run async for run in source.runs()]
 
 
 async def _occurrences(source: ScheduleSource) -> list[str]:
     return [run.occurrence_id for run in await _runs(source)]
-
-
-def _assert_on_time(actual: list[datetime], nominal: list[datetime]) -> None:
-    """Each nominal time was sent once, at most a tick late, at most the accepted 1.5 s early."""
-    assert len(actual) == len(nominal), (actual, nominal)
-    lags = [sent - due for sent, due in zip(sorted(actual), sorted(nominal), strict=True)]
-    assert all(-timedelta(seconds=1.5) <= lag <= LATENESS for lag in lags), lags
-    assert all(later > earlier for earlier, later in itertools.pairwise(sorted(actual))) or len(set(actual)) == len(actual)
