@@ -19,6 +19,7 @@ from taskiq_sources import DurableScheduler, SourceConnectionError, occurrences
 from taskiq_sources.claims import PRUNE_INTERVAL
 from taskiq_sources.metrics import Metrics
 from taskiq_sources.models import Outcome, ScheduleChanges
+from taskiq_sources_conformance.virtual import lose_an_answer
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -838,22 +839,13 @@ async def test_what_a_call_that_broke_off_has_recorded_is_not_taken_for_lost(
 ) -> None:
     """The server did it, and its answer got lost; what is recorded already is reported as lost to the next call."""
     source = world.another_source()
-    settle, has_broken = source.store.settle, False
     lost: list[int] = []
 
     class Figures(Metrics):
         def lost(self, number: int) -> None:
             lost.append(number)
 
-    async def settles(outcomes: Sequence[Outcome]) -> frozenset[str]:
-        nonlocal has_broken
-        told = await settle(outcomes)
-        if not has_broken:
-            has_broken = True
-            raise SourceConnectionError("no answer")
-        return told
-
-    source.store.settle = settles  # type: ignore[method-assign]
+    lose_an_answer(source.store)
     await world.add(20, time=START)
     scheduler = await world.scheduler(source)
     scheduler._dispatchers[0].report_to(Figures())

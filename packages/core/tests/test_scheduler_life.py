@@ -464,6 +464,20 @@ async def test_it_waits_for_what_taskiqs_loop_is_sending(broker: Broker) -> None
     assert [run.status async for run in source.runs()] == ["sent"]
 
 
+async def test_a_send_that_hangs_in_taskiqs_loop_is_waited_for_once(broker: Broker) -> None:
+    """Before the broker is stopped, and not once more before its source is."""
+    source = _source()
+    await source.add_schedule(_task(interval=3600))
+    broker.takes = 10.0**6
+    scheduler = DurableScheduler(broker, [source], merge_func=preserve_all)
+    await scheduler.start()
+    await asyncio.sleep(3)
+    begin = asyncio.get_running_loop().time()
+    await scheduler.stop()
+
+    assert 10 <= asyncio.get_running_loop().time() - begin < 11
+
+
 async def test_a_scheduler_that_was_shut_down_leaves_nothing_behind(broker: Broker) -> None:
     """As by a framework that calls taskiq's own method: taskiq's loop ends with it, and `stop` closes the sources still."""
     ours, theirs = _source(), ForeignSource([])

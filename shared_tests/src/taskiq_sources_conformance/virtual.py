@@ -7,7 +7,7 @@ clock that moves on only when every loop sleeps and every send is done. The stor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
@@ -20,6 +20,7 @@ from taskiq.cli.scheduler.run import SchedulerLoop
 
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.errors import SourceConnectionError
+from taskiq_sources.models import Outcome
 from taskiq_sources.store import ScheduleStore
 
 #: How long, in real seconds, the loops may need to come to rest before the test is taken to hang.
@@ -236,6 +237,18 @@ async def outage(store: ScheduleStore) -> AsyncIterator[None]:
     finally:
         for name in _STORE_METHODS:
             delattr(store, name)
+
+
+def lose_an_answer(store: ScheduleStore) -> None:
+    """Let the next `settle` of this store handle fail when it is done, as if the connection broke before the answer came."""
+
+    async def settle(outcomes: Sequence[Outcome]) -> frozenset[str]:
+        del store.settle
+        await store.settle(outcomes)
+        msg = "the answer is told to be lost"
+        raise SourceConnectionError(msg)
+
+    store.settle = settle  # type: ignore[method-assign]
 
 
 class ForeignSource(ScheduleSource):

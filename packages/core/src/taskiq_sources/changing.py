@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -73,16 +73,14 @@ class Changing:
         """End the claims: all that was not edited is as it was before. Tried again a few times while the store is away."""
         ends = [self._ends.get(name, occurrences.given_back(claim)) for name, claim in self._claims.items()]
         self._claims.clear()
-        pauses = iter(_TRY_AGAIN)
-        while ends:
-            try:
+        if not ends:
+            return
+        for pause in _TRY_AGAIN:
+            with suppress(SourceConnectionError):
                 await self._store.settle(ends)
-                ends = []
-            except SourceConnectionError:
-                pause = next(pauses, None)
-                if pause is None:
-                    raise
-                await asyncio.sleep(pause)
+                return
+            await asyncio.sleep(pause)
+        await self._store.settle(ends)
 
     def seen(self, stored: StoredSchedule, *, is_counted: bool = True) -> StoredSchedule:
         """Return a schedule as it is without a claim of ours, or of another who changes it, which its attempts count."""

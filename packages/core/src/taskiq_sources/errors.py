@@ -135,7 +135,7 @@ def redact_url(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return `text` without user, password and secret options in the URLs in it: other people's error messages quote them."""
+    """Return `text` without users and passwords of URLs, and without secret options: other people's error messages quote them."""
     return _SECRET_OPTION.sub(r"\1***", _WORD.sub(_without_userinfo, text))
 
 

@@ -17,9 +17,11 @@ import copy
 import itertools
 import logging
 import uuid
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import taskiq
@@ -105,6 +107,7 @@ class StockLoop:
         self._last_good: tuple[datetime, list[StoredSchedule]] | None = None
         self._sending: dict[int, _Sending] = {}
         self._settling: set[asyncio.Task[Any]] = set()
+        self._hanging: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # who has been waited for in vain
         self._serials = itertools.count()
         self._process = uuid.uuid4().hex[:6]
         self._told: set[tuple[str, int]] = set()
@@ -153,12 +156,13 @@ class StockLoop:
             entry.schedule_id = sending.dispatch.claim.schedule.id
 
     async def finish_sends(self) -> None:
-        """Wait until what is being sent is settled, or has failed, but not for ever: no more than ten seconds."""
+        """Wait until what is being sent is settled, or has failed, but not for ever: ten seconds, once for each send."""
         tasks = [*self._settling, *(sending.task for sending in self._sending.values() if sending.task is not None)]
-        here, me = asyncio.get_running_loop(), asyncio.current_task()
-        running = {task for task in tasks if not task.done() and task is not me and task.get_loop() is here}
+        here, over = asyncio.get_running_loop(), {*self._hanging, asyncio.current_task()}
+        running = {task for task in tasks if not task.done() and task not in over and task.get_loop() is here}
         if running:
-            await asyncio.wait(running, timeout=_LAST_SENDS)
+            _, left = await asyncio.wait(running, timeout=_LAST_SENDS)
+            self._hanging.update(left)  # a scheduler waits before it stops the broker, and then its sources are shut down
 
     # -- reading -------------------------------------------------------------------------------------------------------------
 
@@ -342,5 +346,5 @@ def _loop_hits(plain: ScheduledTask | None, stored: StoredSchedule, now: datetim
     if plain.cron is None or due.second or due.microsecond:
         return False
     # It fires at any second of a minute, and not within a minute of that: one that begins amid the minute before misses this one.
-    fires = [_loop_fires(plain.cron, minute, plain.cron_offset) for minute in (due, due - _MINUTE)]
-    return bool(fires[0]) and not fires[1]
+    fires = partial(_loop_fires, plain.cron, offset=plain.cron_offset)
+    return bool(fires(due)) and not fires(due - _MINUTE)

@@ -13,7 +13,7 @@ import pytest
 import taskiq
 from taskiq.exceptions import ScheduledTaskCancelledError
 
-from taskiq_sources import ScheduleSource, SourceConnectionError
+from taskiq_sources import ScheduleSource
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.models import Outcome
 from taskiq_sources_conformance.source_build import (
@@ -27,6 +27,7 @@ from taskiq_sources_conformance.source_build import (
     rows,
     state,
 )
+from taskiq_sources_conformance.virtual import lose_an_answer
 
 
 class SendingRules:
@@ -128,20 +129,10 @@ class SendingRules:
         self, source: ScheduleSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Its answer got lost, and the next one finds no claim to settle: that nobody took over. (Look at `settle`.)"""
-        settle, has_broken = source.store.settle, False
-
-        async def settles(outcomes: Sequence[Outcome]) -> frozenset[str]:
-            nonlocal has_broken
-            told = await settle(outcomes)
-            if not has_broken:
-                has_broken = True
-                raise SourceConnectionError("no answer")
-            return told
-
         await add(source, time=NOW)
         entry = await _entry(source)
         await source.pre_send(entry)
-        monkeypatch.setattr(source.store, "settle", settles)
+        lose_an_answer(source.store)
         monkeypatch.setattr("taskiq_sources.stock._FIRST_PAUSE", 0)
         caplog.set_level(logging.INFO, "taskiq_sources")
         await source.post_send(entry)
