@@ -186,11 +186,11 @@ async def other(place: Place, store: MongoStore) -> AsyncIterator[MongoStore]:
     """Another one on the same database, which outlives the first."""
     other = place.store()
     await other.open()
-    session_id = store._session.session_id
+    session_ids = store._session.session_ids
     yield other
-    if session_id is not None:
+    if session_ids:
         with place.direct() as database:  # what is left of the dead would be in the way of those who clear up
-            database.command("killSessions", [{"id": session_id}])
+            database.command("killSessions", [{"id": session_id} for session_id in session_ids])
     await other.close()
 
 
@@ -258,23 +258,27 @@ def dying() -> Callable[[MongoStore, int], contextlib.AbstractContextManager[Lif
 @contextlib.contextmanager
 def _dying(store: MongoStore, calls: int) -> Iterator[Life]:
     database, life = store._session, Life(calls)
-    session, of_transaction = database._session, Transaction.call
+    of_transaction = Transaction.call
     mortal = life.mortal(of_transaction)
-    mortal_commit = life.mortal(session.commit_transaction if session else _nothing)
 
     async def call(transaction: Transaction, *args: Any, **options: Any) -> Any:
         ours = transaction.schedules is database.schedules
         return await (mortal if ours else of_transaction)(transaction, *args, **options)
 
-    async def commit() -> None:
-        await mortal_commit()
-        life.committed = True
+    def committing(session: Any) -> Callable[[], Awaitable[None]]:
+        mortal_commit = life.mortal(session.commit_transaction)
+
+        async def commit() -> None:
+            await mortal_commit()
+            life.committed = True
+
+        return commit
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "call", life.mortal(database.call))
         patch.setattr(Transaction, "call", call)
-        if session is not None:
-            patch.setattr(session, "commit_transaction", commit)
+        for session in database._sessions:
+            patch.setattr(session, "commit_transaction", committing(session))
             patch.setattr(session, "abort_transaction", _nothing)
         try:
             yield life

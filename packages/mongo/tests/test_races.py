@@ -36,18 +36,12 @@ async def _put_moved(store: MongoStore) -> None:
 
 
 @pytest.mark.parametrize("edit", [_move, _put_moved])
-@pytest.mark.parametrize(("statement", "time"), [("update_many", 1), ("find", 2)])
 async def test_an_edit_of_when_amid_a_claim_is_kept(
-    store: MongoStore,
-    other: MongoStore,
-    before: Callable[..., None],
-    edit: Callable[[MongoStore], Awaitable[None]],
-    statement: str,
-    time: int,
+    store: MongoStore, other: MongoStore, before: Callable[..., None], edit: Callable[[MongoStore], Awaitable[None]]
 ) -> None:
     """Whatever moves while it is being claimed is not sent at its old time, nor is its new time settled away."""
     await store.put([schedule("a"), schedule("b")])
-    before(store, statement, lambda: edit(other), time=time)
+    before(store, "update_many", lambda: edit(other))
     claims = await take(store)
 
     assert [claim.schedule.id for claim in claims] == ["b"]
@@ -61,12 +55,48 @@ async def test_an_edit_of_arguments_amid_a_claim_does_no_harm(
 ) -> None:
     """A new document that comes while its schedule is claimed is sent already; the occurrence is settled as ever."""
     await store.put([schedule()])
-    before(store, "find", lambda: other.update("a", ScheduleChanges(updated_at=NOW, document="new")), time=2)
+    before(store, "update_many", lambda: other.update("a", ScheduleChanges(updated_at=NOW, document="new")))
     [claim] = await take(store)
 
-    assert (claim.schedule.document, claim.schedule.attempt) == ("new", 1)
+    assert (claim.schedule.document, claim.schedule.attempt, claim.schedule.revision) == ("new", 1, 2)
     assert await store.settle([outcome(claim)]) == frozenset()
     assert (await read(other)).next_run_at == at(3600)
+
+
+async def test_a_schedule_that_is_made_anew_amid_a_claim_is_claimed_as_it_is(
+    store: MongoStore, other: MongoStore, before: Callable[..., None]
+) -> None:
+    """One that was deleted and stored again looks the same by its id, its instants and its revision."""
+
+    async def make_anew() -> None:
+        await other.delete(["a"])
+        await other.put([schedule(document="new")])
+
+    await store.put([schedule("a"), schedule("b")])
+    before(store, "update_many", make_anew)
+    claims = await take(store)
+
+    assert {claim.schedule.id: claim.schedule.document for claim in claims} == {"a": "new", "b": schedule("b").document}
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+async def test_what_others_have_sent_amid_a_claim_is_claimed_as_they_have_left_it(
+    store: MongoStore, other: MongoStore, before: Callable[..., None], attempt: int
+) -> None:
+    """It is due again, be it the next occurrence or the same one: what is claimed is that, and not what was found before."""
+    await store.put([schedule("a"), schedule("b")])
+
+    async def send() -> None:
+        [claim] = [claim for claim in await take(other) if claim.schedule.id == "a"]
+        await other.settle([outcome(claim, next_run_at=at(-1), scheduled_for=at(-1), attempt=attempt, run_count=1)])
+
+    before(store, "update_many", send)
+    [claim] = await take(store)
+
+    assert (claim.schedule.id, claim.schedule.scheduled_for, claim.schedule.attempt) == ("a", at(-1), attempt + 1)
+    assert claim.schedule.run_count == 1
+    assert await store.settle([outcome(claim, run_count=2)]) == frozenset()
+    assert (await read(other)).run_count == 2
 
 
 async def test_a_claim_returns_what_it_has_when_a_later_statement_fails(
@@ -79,7 +109,7 @@ async def test_a_claim_returns_what_it_has_when_a_later_statement_fails(
 
     monkeypatch.setattr("taskiq_sources_mongo.store._BATCH", 2)
     await store.put([schedule(schedule_id) for schedule_id in "abcde"])
-    before(store, "find", fail, time=5)  # each two find what may be claimed, and what was
+    before(store, "find", fail, time=3)
     assert [claim.schedule.id for claim in await take(store)] == ["a", "b", "c", "d"]
     before(store, "find", fail)
     with pytest.raises(SourceConnectionError):

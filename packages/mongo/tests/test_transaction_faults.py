@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pymongo
@@ -125,17 +125,19 @@ async def test_a_commit_of_which_nobody_learns_is_not_done_twice(
 ) -> None:
     """Whose answer does not come at all is an error; the outcomes are there, and count as lost when they are settled again."""
     outcomes = await _outcomes(store)
-    session = store._session._session
-    commit = session.commit_transaction
 
-    async def commit_without_answer() -> None:
-        await commit()
-        error = pymongo.errors.AutoReconnect("connection closed")
-        error._add_error_label("UnknownTransactionCommitResult")
-        raise error
+    def unanswered(commit: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def commit_without_answer() -> None:
+            await commit()
+            error = pymongo.errors.AutoReconnect("connection closed")
+            error._add_error_label("UnknownTransactionCommitResult")
+            raise error
+
+        return commit_without_answer
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "commit_transaction", commit_without_answer)
+        for session in store._session._sessions:
+            patch.setattr(session, "commit_transaction", unanswered(session.commit_transaction))
         with pytest.raises(SourceConnectionError, match="cannot be reached"):
             await store.settle(outcomes)
 

@@ -119,8 +119,8 @@ async def test_what_its_own_transaction_left_behind_is_not_in_the_way(store: Mon
     with dying(store, 2) as life:
         await store.settle(outcomes)
     assert life.died
-    session = store._session._session
-    getattr(session, "delegate", session)._transaction.state = _TxnState.ABORTED
+    for session in store._session._sessions:
+        getattr(session, "delegate", session)._transaction.state = _TxnState.ABORTED
 
     assert await asyncio.wait_for(store.settle(outcomes), _TIMEOUT) == frozenset()
     assert len(await recorded(store)) == len(_IDS)

@@ -10,7 +10,7 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.synchronous.change_stream import ChangeStream
 
 from taskiq_sources.errors import SourceConnectionError
-from taskiq_sources_conformance.build import TIMEOUT, schedule
+from taskiq_sources_conformance.build import TIMEOUT, outcome, schedule, take
 from taskiq_sources_conformance.rules.push import watching
 from taskiq_sources_mongo import database
 from taskiq_sources_mongo.database import Database
@@ -69,6 +69,34 @@ async def test_a_flood_is_left_and_what_comes_meanwhile_is_told(store: MongoStor
         streams.go_on.set()
         await watcher.value_after(count)
 
+        count = watcher.count
+        await other.put([schedule("later")])
+        await watcher.value_after(count)
+
+
+async def test_after_a_flood_settles_of_the_same_process_end_first(
+    store: MongoStore, other: MongoStore, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are changes too, of which the server would make another flood; and whoever settles looks for more by itself."""
+    asked = asyncio.Queue[None]()
+    now = 0.0
+
+    def clock() -> float:
+        asked.put_nowait(None)
+        return now
+
+    monkeypatch.setattr(database, "_FLOOD_PAUSE", 0.0001)
+    monkeypatch.setattr(store._session, "_clock", clock)
+    async with watching(store) as watcher:
+        await other.put([schedule()])
+        await store.settle([outcome(claim) for claim in await take(store)])
+        streams.go_on.set()
+        await other.put([schedule(f"flood-{number}") for number in range(1_000)])
+        for _ in range(200):  # of these, 50 are of the flood
+            await asyncio.wait_for(asked.get(), TIMEOUT)
+            assert streams.count == 1
+        now = 1.0
+        await asyncio.wait_for(streams.flooded.wait(), TIMEOUT)
         count = watcher.count
         await other.put([schedule("later")])
         await watcher.value_after(count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Container, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -44,6 +45,7 @@ _DURABLE = WriteConcern("majority", j=True)
 
 _ALL_AT_ONCE = 10_000  # documents in the first answer, where the server would begin with 101
 _PAUSES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # seconds: what is in the way is a statement or a transaction
+_TRANSACTIONS = 2  # at once: the server works on one while the other waits for its journal, or for us
 _COMMITS = 5  # each is interrupted by another one who finds leases of ours that have ended
 _FLOOD = 50  # changes within a pause of this length are left unread for another one
 _FLOOD_PAUSE = 0.05  # seconds
@@ -140,9 +142,12 @@ class Database(Calls):
         self._client = client
         self._owned = owned
         self._listeners = Listeners()
-        self._session: Any = None
-        self._turns = Turnstile(1)  # a session has one transaction at a time
+        self._sessions: list[Any] = []
+        self._free: deque[Any] = deque()  # those in which there is no transaction
+        self._turns = Turnstile(_TRANSACTIONS)
         self._timeout = timeout.total_seconds()
+        self._clock = asyncio.get_running_loop().time
+        self._settled_at = -_FLOOD_PAUSE
         self._database = client.get_database(name, _NAIVE, ReadPreference.PRIMARY, _DURABLE)
         self.schedules = self._database[f"{prefix}schedules"]
         self.runs = self._database[f"{prefix}runs"]
@@ -156,18 +161,20 @@ class Database(Calls):
 
     async def use_transactions(self) -> None:
         """Make ready for `transaction`, on a server that has them."""
-        self._session = await answer(self._client.start_session(causal_consistency=False))
+        for _ in range(_TRANSACTIONS):
+            self._sessions.append(await answer(self._client.start_session(causal_consistency=False)))
+        self._free.extend(self._sessions)
 
     @property
-    def session_id(self) -> Any:
-        """What the server calls the session of all transactions from here; None where there are none."""
-        return self._session and self._session.session_id["id"]
+    def session_ids(self) -> list[Any]:
+        """What the server calls the sessions of all transactions from here; none where it has no transactions."""
+        return [session.session_id["id"] for session in self._sessions]
 
     async def close(self) -> None:
         """End watching and transactions, and close the client if it is owned."""
         await self._listeners.close()
-        if self._session is not None:
-            await self._session.end_session()
+        for session in self._sessions:
+            await session.end_session()
         if self._owned:
             await answer(self._client.close())
 
@@ -196,8 +203,11 @@ class Database(Calls):
             SourceConnectionError: As for `call`. What was not done is not done in part.
             BulkWriteError: As for `call`.
         """
-        until = asyncio.get_running_loop().time() + self._timeout
-        return await self._done(partial(self._attempt, work, until), repeat=True)
+        until = self._clock() + self._timeout
+        try:
+            return await self._done(partial(self._in_session, work, until), repeat=False)
+        finally:
+            self._settled_at = self._clock()
 
     async def _done(self, attempt: Callable[[], Awaitable[T]], *, repeat: bool) -> T:
         """Make attempts, in a task of its own.
@@ -216,22 +226,30 @@ class Database(Calls):
             # What the server says may quote the whole command.
             raise connection_error(self.where, error) from (error if is_lost_connection(error) else None)
 
-    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], until: float) -> T:
-        session = self._session
+    async def _in_session(self, work: Callable[[Transaction], Awaitable[T]], until: float) -> T:
+        """Make attempts in one session: what one has left behind at the server ends when the next one begins."""
         # Not for ever: those before us may wait for a server that hangs.
-        if not await self._turns.take(within=max(0, until - asyncio.get_running_loop().time())):
+        if not await self._turns.take(within=max(0, until - self._clock())):
             problem = "cannot be used now: the settles before this one have not ended in time; try again"
             raise SourceConnectionError(f"{self.where} {problem}")
+        session = self._free.popleft()
+        give_back = self._free.appendleft  # to be the next one that is used, for the same reason
         try:
-            await answer(session.start_transaction(ReadConcern("local"), _DURABLE, ReadPreference.PRIMARY))
-            try:
-                result = await work(Transaction(self, session))
-            except BaseException:
-                await session.abort_transaction()
-                raise
-            await self._commit(session)
+            result = await _repeated(partial(self._attempt, work, session))
+            give_back = self._free.append
         finally:
+            give_back(session)
             self._turns.pass_on()
+        return result
+
+    async def _attempt(self, work: Callable[[Transaction], Awaitable[T]], session: Any) -> T:
+        await answer(session.start_transaction(ReadConcern("local"), _DURABLE, ReadPreference.PRIMARY))
+        try:
+            result = await work(Transaction(self, session))
+        except BaseException:
+            await session.abort_transaction()
+            raise
+        await self._commit(session)
         return result
 
     async def _commit(self, session: Any) -> None:
@@ -250,7 +268,7 @@ class Database(Calls):
 
     async def end_transactions(self, session_ids: Collection[Any]) -> None:
         """Undo what these sessions of others have begun and not committed, if the server lets us."""
-        sessions = [{"id": session_id} for session_id in session_ids if session_id not in {None, self.session_id}]
+        sessions = [{"id": session_id} for session_id in session_ids if session_id not in self.session_ids]
         with suppress(SourceConnectionError, OperationFailure):
             if sessions:
                 await self.call(self._database.command, "killSessions", sessions)
@@ -280,7 +298,8 @@ class Database(Calls):
         """Yield once when the subscription holds, and then after changes that may make something due; until `close`.
 
         A flood is not read to its end: all of it says the same as its beginning. The subscription is left then, and the next one
-        yields at once, for all that came meanwhile.
+        yields at once, for all that came meanwhile. It waits for a pause between our own settles: they are a flood by themselves,
+        of which the server would look up all, and whoever settles looks for more by itself.
 
         Raises:
             SourceConnectionError: The subscription was lost.
@@ -292,7 +311,10 @@ class Database(Calls):
                     async for _ in listener.changes():
                         yield
                 return
-            await asyncio.sleep(_FLOOD_PAUSE)
+            pause = _FLOOD_PAUSE
+            while pause > 0:
+                await asyncio.sleep(pause)
+                pause = self._settled_at + _FLOOD_PAUSE - self._clock()
 
     async def _subscribe(self, listener: Listener) -> None:
         """Have `listener` told of changes."""
@@ -310,13 +332,12 @@ class Database(Calls):
 
     async def _read(self, stream: Any) -> AsyncGenerator[None, None]:
         """Yield each change, until they come in a flood or the stream is lost: either is raised."""
-        clock = asyncio.get_running_loop().time
         number, until = 0, 0.0
         try:
             while stream.alive:
                 if await stream.try_next() is not None:
                     yield
-                    now = clock()
+                    now = self._clock()
                     number, until = (number + 1, until) if now < until else (1, now + _FLOOD_PAUSE)
                     if number == _FLOOD:
                         raise _Flood

@@ -1,8 +1,9 @@
 """Translates between the contract's dataclasses and documents. No I/O.
 
-A schedule is one document under its id. Besides the fields of `StoredSchedule` it has ``token`` (of the current claim),
-``settles_in`` (the session of its outcome, see :mod:`taskiq_sources_mongo.settling`), ``finished`` (it is gone for everybody, and
-waits for its history to be moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sources_mongo.outbox`).
+A schedule is one document under its id. Besides the fields of `StoredSchedule` it has ``version`` (another one after each write
+that others go by, and not that of another document), ``token`` (of the current claim), ``settles_in`` (the sessions of its
+outcome, see :mod:`taskiq_sources_mongo.settling`), ``finished`` (it is gone for everybody, and waits for its history to be
+moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sources_mongo.outbox`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter, itemgetter
+from secrets import randbits
 from typing import Any, TypeAlias
 
 from taskiq_sources.models import Claim, Outcome, Run, StoredSchedule, in_order
@@ -29,6 +31,9 @@ _schedule_of, _run_of = itemgetter(*_SCHEDULE_KEYS), itemgetter(*_RUN_KEYS)
 _stored_schedule, _run = in_order(StoredSchedule), in_order(Run)
 _PROGRESS = ("scheduled_for", "next_run_at", "coalesced", "attempt", "run_count", "last_error", "quarantined")
 
+#: Of a version to begin with: there is room in 64 for all the writes to come.
+_VERSION_BITS = 62
+
 #: Nobody holds the schedule.
 FREE: Document = {"token": None, "claimant": None, "lease_until": None}
 
@@ -40,7 +45,7 @@ _NEW: Document = {**FREE, "revision": 1, "timing_revision": 1, "finished": False
 
 def new_schedule(schedule: StoredSchedule) -> Document:
     """Return the document of a schedule that is stored for the first time."""
-    return {**dict(zip(_SCHEDULE_KEYS, _schedule_values(schedule), strict=True)), **_NEW}
+    return {**dict(zip(_SCHEDULE_KEYS, _schedule_values(schedule), strict=True)), **_NEW, "version": randbits(_VERSION_BITS)}
 
 
 def schedule_from(document: Mapping[str, Any]) -> StoredSchedule:

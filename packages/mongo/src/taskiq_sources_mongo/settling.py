@@ -1,8 +1,8 @@
 """``settle``, for some outcomes at a time: in a transaction where the server has them, and by the outbox where it has not.
 
 A transaction whose process dies stays open on the server for a minute, and holds off whoever wants to write to the same
-documents. So all transactions of a store are made in one session, and claims say in which (``settles_in``): who finds that the
-lease of one has ended has the server undo what that session has begun.
+documents. So all transactions of a store are made in sessions that it keeps, and claims say in which (``settles_in``): who finds
+that the lease of one has ended has the server undo what those sessions have begun.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def settle(database: Database, outcomes: Sequence[Outcome]) -> set[str]:
     Raises:
         SourceConnectionError: The server cannot be reached, refuses us or has gone away.
     """
-    if database.session_id is None:
+    if not database.session_ids:
         return await _by_outbox(database, outcomes)
     # A repeated claim is of an occurrence that has failed, nearly always, and is in the history.
     careful = any(run.attempt > 1 for outcome in outcomes for run in outcome.runs)

@@ -7,7 +7,7 @@ here relies on more; what does is in :mod:`taskiq_sources_mongo.settling`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -193,9 +193,9 @@ class MongoStore(SessionStore[Database]):
         try:
             while wanted := min(limit - len(claims), _BATCH):
                 found = await self._eligible(window, wanted, ids)
-                if found:
-                    claims += await self._take(found, window, claimant, now + lease)
-                if len(found) < wanted:
+                taken = await self._take(found, window, claimant, floor_ms(now + lease)) if found else []
+                claims += taken
+                if len(taken) == len(found) < wanted:
                     break
         except SourceConnectionError:
             # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
@@ -203,32 +203,26 @@ class MongoStore(SessionStore[Database]):
                 raise
         return sorted(claims, key=lambda claim: (claim.schedule.next_run_at or now, claim.schedule.id))
 
-    async def _eligible(self, window: Document, limit: int, ids: Collection[str] | None) -> dict[str, int]:
-        """Return the oldest that may be claimed, and at which revision they are."""
+    async def _eligible(self, window: Document, limit: int, ids: Collection[str] | None) -> list[Document]:
+        """Return the oldest that may be claimed."""
         database = self._session
         places = [("due", None)] if ids is None else [("_id_", some) for some in portions(ids, _MOST_IDS)]
         offers = [await database.run("eligible", **window, index=index, ids=some, limit=limit) for index, some in places]
         found = sorted(chain(*offers), key=itemgetter("next_run_at", "_id"))[:limit]
         # Whoever let a lease end may have died amid a transaction, which would hold us off for a minute.
-        await database.end_transactions({one.get("settles_in") for one in found if one["lease_until"] is not None})
-        return {document["_id"]: document["revision"] for document in found}
+        await database.end_transactions({name for one in found if one["lease_until"] for name in one["settles_in"]})
+        return found
 
-    async def _take(self, revisions: Mapping[str, int], window: Document, claimant: str, lease_until: datetime) -> list[Claim]:
-        """Claim those of these schedules that still may be claimed."""
-        database, ids, token = self._session, list(revisions), uuid.uuid4().hex
-        marks = {"token": token, "claimant": claimant, "lease_until": lease_until, "session_id": database.session_id}
-        await database.run("claim", **window, **marks, ids=ids)
-        claims, moved = [], []
-        for document in await database.run("claimed", ids=ids, token=token):
-            found_at = revisions[document["_id"]]
-            if document["timing_revision"] <= found_at <= document["revision"]:
-                document["revision"] = found_at
-                claims.append(claim_from(document, now=window["now"]))
-            else:
-                moved.append(document["_id"])  # edited since it was found, or made anew: it may not be due any more
-        if moved:
-            await database.run("give_back", ids=moved, token=token)
-        return claims
+    async def _take(self, found: list[Document], window: Document, claimant: str, lease_until: datetime) -> list[Claim]:
+        """Claim those of these that are as they were found: what others have edited or taken meanwhile is left alone."""
+        database, token = self._session, uuid.uuid4().hex
+        ids, versions = [one["_id"] for one in found], [one["version"] for one in found]
+        marks = {"token": token, "claimant": claimant, "lease_until": lease_until}
+        done = await database.run("claim", **window, **marks, session_ids=database.session_ids, ids=ids, versions=versions)
+        if done.modified_count < len(found):  # or it was done twice, because the first answer was lost
+            ours = await database.ids("claimed", ids=ids, token=token)
+            found = [one for one in found if one["_id"] in ours]
+        return [claim_from({**one, **marks, "attempt": one["attempt"] + 1}, now=window["now"]) for one in found]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         database = self._session
