@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 
 from common import NullBroker
 
@@ -19,8 +20,20 @@ async def main(settings: dict[str, object]) -> None:
     scheduler = DurableScheduler(broker, [source_from_url(str(settings["url"]), **options)], max_concurrent_sends=at_once)
     async with scheduler:
         print("ready", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    print(json.dumps({"sent": len(broker.sent), "times": broker.sent}))
+        stopped = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        settled_at = await _watch(scheduler, stopped)
+    print(json.dumps({"sent": len(broker.sent), "times": broker.sent, "settled_at": settled_at}))
+
+
+async def _watch(scheduler: DurableScheduler, stopped: asyncio.Future[str]) -> float:
+    """Return when the scheduler had nothing in hand any more, as far as is seen every 10 ms; wait until it is to stop."""
+    held, settled_at = 0, 0.0
+    while not stopped.done():
+        await asyncio.sleep(0.01)
+        before, held = held, scheduler.health().sources[0].held
+        if before and not held:
+            settled_at = time.perf_counter()
+    return settled_at
 
 
 if __name__ == "__main__":
