@@ -8,6 +8,7 @@ Distributions are found by their folder (``packages/*`` and ``shared_tests``): a
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import tarfile
 import zipfile
@@ -143,6 +144,17 @@ def conformance(session: nox.Session) -> None:
     session.install(*editable(*DISTRIBUTIONS), *group("test"), *group("servers"))
     files = [str(path.relative_to(ROOT)) for path in ROOT.glob("packages/*/tests/test_conformance.py")]
     session.run(*PYTEST, *files, *session.posargs)
+
+
+@nox.session
+def races(session: nox.Session) -> None:
+    """The tests of random orders with orders of their own: ``nox -s races -- 5000-9000``, without a range 2,000 by chance."""
+    session.install(*editable(*DISTRIBUTIONS), *group("test"))
+    first = random.randrange(10**9)
+    [seeds] = session.posargs or ["1000-2000" if IN_CI else f"{first}-{first + 2_000}"]
+    session.log(f"seeds: {seeds}")
+    tries = [*PYTEST[:-1], "worksteal", "packages/core/tests/test_declaring.py"]
+    session.run(*tries, env={"TASKIQ_SOURCES_SEEDS": seeds})
 
 
 @nox.session(python="3.10", reuse_venv=False)

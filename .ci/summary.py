@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 #: Sessions that are nothing but a pytest run.
-PYTEST_SESSIONS = re.compile(r"^(tests-|backends|engine|faststream|min_versions|conformance)")
+PYTEST_SESSIONS = re.compile(r"^(tests-|backends|engine|faststream|races|min_versions|conformance)")
 
 SESSION_STARTS = re.compile(r"^nox > Running session (?P<name>.+)$")
 PYTEST_SUMMARY = re.compile(r"^=+ (?P<counts>\d+ \w+.*) in [\d.]+s.*=+$")

@@ -21,7 +21,8 @@ async def main(settings: dict[str, object]) -> None:
     async with scheduler:
         print("ready", flush=True)
         stopped = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-        settled_at = await _watch(scheduler, stopped)
+        settled_at = await _watch(scheduler, stopped) if settings["watched"] else None
+        await stopped
     print(json.dumps({"sent": len(broker.sent), "times": broker.sent, "settled_at": settled_at}))
 
 

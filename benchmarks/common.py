@@ -145,9 +145,10 @@ class Child:
 
 
 @contextmanager
-def child(place: Place, *, takes: float = 0.0, at_once: int = AT_ONCE) -> Iterator[Child]:
-    """Run a scheduler on a place; it is ready when this is entered."""
-    settings = json.dumps({"url": place.url, "options": place.options, "takes": takes, "at_once": at_once})
+def child(place: Place, *, takes: float = 0.0, at_once: int = AT_ONCE, watched: bool = False) -> Iterator[Child]:
+    """Run a scheduler on a place; it is ready when this is entered. One that is watched tells when it had settled everything."""
+    options = {"takes": takes, "at_once": at_once, "watched": watched}
+    settings = json.dumps({"url": place.url, "options": place.options, **options})
     process = subprocess.Popen(
         [sys.executable, str(_CHILD), settings],
         stdin=subprocess.PIPE,

@@ -202,7 +202,8 @@ async def _pair_rates(backend: str, directory: Path, at_once: int, number: int =
         source = place.make()
         await source.startup()
         await burst_of(source, number, await source.clock.now() + timedelta(seconds=number / 5_000 + 3))
-        with child(place, takes=0.002, at_once=at_once) as first, child(place, takes=0.002, at_once=at_once) as second:
+        options: dict[str, Any] = {"takes": 0.002, "at_once": at_once, "watched": True}
+        with child(place, **options) as first, child(place, **options) as second:
             others = [second]
             if schedulers == 1:
                 others.pop().stopped()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,9 @@ pytestmark = pytest.mark.anyio
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 JOBS = 4
+
+#: The random orders that are tried. There are faults that one in a thousand shows: ``nox -s races`` tries others, and more.
+SEEDS = range(*map(int, os.environ.get("TASKIQ_SOURCES_SEEDS", "0-60").split("-")))
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ class World:
 
 
 @pytest.mark.parametrize("args", [[], [1]], ids=["as-they-were", "changed"])
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_what_several_declare_while_others_send_it_is_sent_once(seed: int, args: list[int]) -> None:
     """Two replicas of an application start while a third has declared the same, and two schedulers run."""
     world = World(seed)
@@ -103,7 +107,7 @@ async def test_what_several_declare_while_others_send_it_is_sent_once(seed: int,
     assert world.data.schedules == {}
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_what_takes_the_id_of_something_that_is_declared_is_sent(seed: int) -> None:
     """As a task that schedules itself for later, while an application that starts declares what it was."""
     world = World(seed)
@@ -121,7 +125,7 @@ async def test_what_takes_the_id_of_something_that_is_declared_is_sent(seed: int
     assert world.sent == {(f"job-{number}", time): 1 for number in range(JOBS) for time in (NOON, later)}
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_what_is_given_other_options_while_others_send_it_is_sent_once(seed: int) -> None:
     """Two replicas of different releases start while schedulers run: nothing that is due is lost, and nothing comes twice."""
     world = World(seed)
@@ -141,7 +145,7 @@ async def test_what_is_given_other_options_while_others_send_it_is_sent_once(see
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_what_people_pause_and_change_while_it_is_declared_is_sent_once(seed: int, delivery: Any) -> None:
     """Whoever pauses, resumes and changes options in between, and whichever of them holds what."""
     world = World(seed)
@@ -171,7 +175,7 @@ async def test_what_people_pause_and_change_while_it_is_declared_is_sent_once(se
     assert {(one.attempt, one.lease_until, one.run_count) for one in world.data.schedules.values()} == {(0, None, 3)}
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_what_is_given_another_pace_while_others_send_it_is_not_lost(seed: int) -> None:
     """An interval that a new release makes longer: what is due is sent, and from then on it runs at the new pace."""
     world = World(seed)

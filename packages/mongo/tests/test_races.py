@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from pymongo.asynchronous.cursor import AsyncCursor
 
 from taskiq_sources.errors import ScheduleNotFoundError, SourceConnectionError
 from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges
@@ -50,12 +51,21 @@ async def test_an_edit_of_when_amid_a_claim_is_kept(
     assert (await take_one(other, now=at(900))).schedule.attempt == 1
 
 
+async def _rewrite(store: MongoStore) -> None:
+    await store.update("a", ScheduleChanges(updated_at=NOW, document="new"))
+
+
+async def _put_rewritten(store: MongoStore) -> None:
+    await store.put([schedule(document="new")])
+
+
+@pytest.mark.parametrize("edit", [_rewrite, _put_rewritten])
 async def test_an_edit_of_arguments_amid_a_claim_does_no_harm(
-    store: MongoStore, other: MongoStore, before: Callable[..., None]
+    store: MongoStore, other: MongoStore, before: Callable[..., None], edit: Callable[[MongoStore], Awaitable[None]]
 ) -> None:
     """A new document that comes while its schedule is claimed is sent already; the occurrence is settled as ever."""
     await store.put([schedule()])
-    before(store, "update_many", lambda: other.update("a", ScheduleChanges(updated_at=NOW, document="new")))
+    before(store, "update_many", lambda: edit(other))
     [claim] = await take(store)
 
     assert (claim.schedule.document, claim.schedule.attempt, claim.schedule.revision) == ("new", 1, 2)
@@ -74,9 +84,48 @@ async def test_a_schedule_that_is_made_anew_amid_a_claim_is_claimed_as_it_is(
 
     await store.put([schedule("a"), schedule("b")])
     before(store, "update_many", make_anew)
-    claims = await take(store)
+    claims = [*await take(store), *await take(store)]
 
     assert {claim.schedule.id: claim.schedule.document for claim in claims} == {"a": "new", "b": schedule("b").document}
+
+
+async def test_what_is_settled_late_amid_a_claim_is_claimed_as_it_was_left(
+    store: MongoStore, other: MongoStore, before: Callable[..., None]
+) -> None:
+    """Whoever slept until his lease had ended settles just before somebody else takes over: that one is not sent again."""
+    await store.put([schedule()])
+    [slept] = await take(other)
+    before(store, "update_many", lambda: other.settle([outcome(slept, scheduled_for=at(-1), next_run_at=at(-1), run_count=1)]))
+    [claim] = await take(store, now=NOW + LEASE)
+
+    assert (claim.schedule.scheduled_for, claim.schedule.run_count) == (at(-1), 1)
+
+
+@pytest.mark.parametrize("backend", ["mongo"])
+async def test_what_moves_on_while_it_is_looked_for_is_claimed_once(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query is no snapshot: what it has returned, and what then has moved on in the index, it returns again."""
+    await store.put([schedule("a", scheduled_for=at(-100), next_run_at=at(-100))])
+    await store.put([schedule(f"b{number}", scheduled_for=at(-50), next_run_at=at(-50)) for number in range(6)])
+    answered = 0
+    ask = AsyncCursor._send_message
+
+    async def send_between(cursor: Any, operation: Any) -> Any:
+        nonlocal answered
+        answered += 1
+        if answered == 2:
+            monkeypatch.setattr(AsyncCursor, "_send_message", ask)
+            [claim] = await take(other, ids=["a"])
+            await other.settle([outcome(claim, scheduled_for=at(-1), next_run_at=at(-1), run_count=1)])
+        return await ask(cursor, operation)
+
+    monkeypatch.setattr("taskiq_sources_mongo.database._ALL_AT_ONCE", 2)
+    monkeypatch.setattr(AsyncCursor, "_send_message", send_between)
+    claims = {claim.schedule.scheduled_for: claim for claim in await take(store) if claim.schedule.id == "a"}
+
+    assert set(claims) == {at(-1)}
+    assert claims[at(-1)].schedule.run_count == 1
 
 
 @pytest.mark.parametrize("attempt", [0, 1])

@@ -144,6 +144,33 @@ async def test_a_commit_of_which_nobody_learns_is_not_done_twice(
     await _assert_settled(store, outcomes)
 
 
+async def test_what_several_settles_leave_behind_is_not_in_the_way_of_the_next(
+    server: MongoServer, store: StandaloneMongoStore
+) -> None:
+    """Of each, a transaction stays open at the server, and holds its schedule until another one begins in the same session."""
+    outcomes = await _outcomes(store)
+    with pymongo.MongoClient(server.url) as client:
+        data = {"failCommands": ["commitTransaction"], "closeConnection": True}
+        client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+        try:
+            left = await asyncio.gather(*(store.settle([one]) for one in outcomes), return_exceptions=True)
+        finally:
+            client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
+    assert all(isinstance(one, SourceConnectionError) for one in left)
+
+    async def settle() -> None:
+        for _ in outcomes:  # each try ends what one of them has left
+            try:
+                assert await store.settle(outcomes) == frozenset()
+            except SourceConnectionError:
+                continue
+            return
+        raise AssertionError("what is left behind stays")
+
+    await asyncio.wait_for(settle(), _TIMEOUT)
+    await _assert_settled(store, outcomes)
+
+
 @pytest.mark.parametrize("call", _CALLS)
 @pytest.mark.parametrize("way", ["restart", "kill"])
 async def test_a_restart_amid_a_settle_is_made_up_for(

@@ -74,10 +74,11 @@ async def test_a_flood_is_left_and_what_comes_meanwhile_is_told(store: MongoStor
         await watcher.value_after(count)
 
 
+@pytest.mark.parametrize("settles_end", [True, False])
 async def test_after_a_flood_settles_of_the_same_process_end_first(
-    store: MongoStore, other: MongoStore, streams: Streams, monkeypatch: pytest.MonkeyPatch
+    store: MongoStore, other: MongoStore, streams: Streams, monkeypatch: pytest.MonkeyPatch, settles_end: bool
 ) -> None:
-    """They are changes too, of which the server would make another flood; and whoever settles looks for more by itself."""
+    """They are another flood, and whoever settles looks for more by itself. Who settles for ever is told within a second."""
     asked = asyncio.Queue[None]()
     now = 0.0
 
@@ -96,6 +97,8 @@ async def test_after_a_flood_settles_of_the_same_process_end_first(
             await asyncio.wait_for(asked.get(), TIMEOUT)
             assert streams.count == 1
         now = 1.0
+        if not settles_end:
+            store._session._settled_at = now
         await asyncio.wait_for(streams.flooded.wait(), TIMEOUT)
         count = watcher.count
         await other.put([schedule("later")])

@@ -49,6 +49,7 @@ _TRANSACTIONS = 2  # at once: the server works on one while the other waits for 
 _COMMITS = 5  # each is interrupted by another one who finds leases of ours that have ended
 _FLOOD = 50  # changes within a pause of this length are left unread for another one
 _FLOOD_PAUSE = 0.05  # seconds
+_LONGEST_FLOOD_PAUSE = 1.0
 _CANCEL_GRACE = 1.0  # seconds: what was sent to the server takes milliseconds
 
 
@@ -144,6 +145,7 @@ class Database(Calls):
         self._listeners = Listeners()
         self._sessions: list[Any] = []
         self._free: deque[Any] = deque()  # those in which there is no transaction
+        self._failed: deque[Any] = deque()  # those in which one may have been left at the server
         self._turns = Turnstile(_TRANSACTIONS)
         self._timeout = timeout.total_seconds()
         self._clock = asyncio.get_running_loop().time
@@ -232,8 +234,8 @@ class Database(Calls):
         if not await self._turns.take(within=max(0, until - self._clock())):
             problem = "cannot be used now: the settles before this one have not ended in time; try again"
             raise SourceConnectionError(f"{self.where} {problem}")
-        session = self._free.popleft()
-        give_back = self._free.appendleft  # to be the next one that is used, for the same reason
+        session = (self._failed or self._free).popleft()
+        give_back = self._failed.append
         try:
             result = await _repeated(partial(self._attempt, work, session))
             give_back = self._free.append
@@ -298,8 +300,8 @@ class Database(Calls):
         """Yield once when the subscription holds, and then after changes that may make something due; until `close`.
 
         A flood is not read to its end: all of it says the same as its beginning. The subscription is left then, and the next one
-        yields at once, for all that came meanwhile. It waits for a pause between our own settles: they are a flood by themselves,
-        of which the server would look up all, and whoever settles looks for more by itself.
+        yields at once, for all that came meanwhile. It waits for a pause between our own settles, but not for long: they are a
+        flood by themselves, of which the server would look up all, and whoever settles looks for more by itself.
 
         Raises:
             SourceConnectionError: The subscription was lost.
@@ -311,10 +313,10 @@ class Database(Calls):
                     async for _ in listener.changes():
                         yield
                 return
-            pause = _FLOOD_PAUSE
+            pause, latest = _FLOOD_PAUSE, self._clock() + _LONGEST_FLOOD_PAUSE
             while pause > 0:
                 await asyncio.sleep(pause)
-                pause = self._settled_at + _FLOOD_PAUSE - self._clock()
+                pause = min(self._settled_at + _FLOOD_PAUSE, latest) - self._clock()
 
     async def _subscribe(self, listener: Listener) -> None:
         """Have `listener` told of changes."""

@@ -195,7 +195,8 @@ class MongoStore(SessionStore[Database]):
                 found = await self._eligible(window, wanted, ids)
                 taken = await self._take(found, window, claimant, floor_ms(now + lease)) if found else []
                 claims += taken
-                if len(taken) == len(found) < wanted:
+                # What others have edited is not to be missed, where it is asked for by its id. Else what we hold is not to wait.
+                if len(found) < wanted and (len(taken) == len(found) or (claims and ids is None)):
                     break
         except SourceConnectionError:
             # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
@@ -208,7 +209,9 @@ class MongoStore(SessionStore[Database]):
         database = self._session
         places = [("due", None)] if ids is None else [("_id_", some) for some in portions(ids, _MOST_IDS)]
         offers = [await database.run("eligible", **window, index=index, ids=some, limit=limit) for index, some in places]
-        found = sorted(chain(*offers), key=itemgetter("next_run_at", "_id"))[:limit]
+        # One that has moved on while it was looked for is found at both places, and is as it was found last.
+        latest = {one["_id"]: one for one in chain(*offers)}.values()
+        found = sorted(latest, key=itemgetter("next_run_at", "_id"))[:limit]
         # Whoever let a lease end may have died amid a transaction, which would hold us off for a minute.
         await database.end_transactions({name for one in found if one["lease_until"] for name in one["settles_in"]})
         return found

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import pytest
 
 from taskiq_sources.errors import RevisionConflictError
-from taskiq_sources.models import Claim, RunQuery, ScheduleChanges
+from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_conformance.build import (
     LEASE,
@@ -52,6 +53,30 @@ class ConcurrencyRules:
         assert max(times.values()) == 1
         assert len(times) == SCHEDULES
         assert {found.attempt for found in (await handles[1].get(list(times))).values()} == {1}
+
+    async def test_catching_up_side_by_side(self, handles: Handles) -> None:
+        """Who claims while others catch up gets each schedule once, as they have left it. (Look at `claim`: reading twice.)"""
+        oldest = -4
+        times = {"scheduled_for": at(oldest), "next_run_at": at(oldest)}
+        await handles[0].put([schedule(f"{number:03}", **times) for number in range(SCHEDULES)])
+        sent: Counter[tuple[str, datetime]] = Counter()
+
+        def next_after(claim: Claim) -> Outcome:
+            assert claim.schedule.scheduled_for is not None
+            coming = claim.schedule.scheduled_for + timedelta(seconds=1)
+            return outcome(claim, scheduled_for=coming, next_run_at=coming, finished=coming > NOW)
+
+        async def catch_up(store: ScheduleStore) -> None:
+            while await listed(store):
+                claims = await take(store, limit=SCHEDULES // 2)
+                assert len({claim.schedule.id for claim in claims}) == len(claims)
+                sent.update((claim.schedule.id, claim.schedule.scheduled_for or NOW) for claim in claims)
+                assert await store.settle([next_after(claim) for claim in claims]) == frozenset()
+
+        await asyncio.gather(*(catch_up(handles[caller % 2]) for caller in range(4)))
+
+        assert set(sent.values()) == {1}
+        assert len(sent) == SCHEDULES * (1 - oldest)
 
     async def test_parallel_claims_of_one_schedule_have_one_winner(self, handles: Handles) -> None:
         """Of many that want the same schedule, one gets it. (Look at `claim` with ids, and its isolation.)"""
