@@ -151,10 +151,9 @@ def races(session: nox.Session) -> None:
     """The tests of random orders with orders of their own: ``nox -s races -- 5000-9000``, without a range 2,000 by chance."""
     session.install(*editable(*DISTRIBUTIONS), *group("test"))
     first = random.randrange(10**9)
-    [seeds] = session.posargs or ["1000-2000" if IN_CI else f"{first}-{first + 2_000}"]
+    seeds = session.posargs[0] if session.posargs else "1000-2000" if IN_CI else f"{first}-{first + 2_000}"
     session.log(f"seeds: {seeds}")
-    tries = [*PYTEST[:-1], "worksteal", "packages/core/tests/test_declaring.py"]
-    session.run(*tries, env={"TASKIQ_SOURCES_SEEDS": seeds})
+    session.run(*PYTEST, "--dist", "worksteal", "packages/core/tests/test_declaring.py", env={"TASKIQ_SOURCES_SEEDS": seeds})
 
 
 @nox.session(python="3.10", reuse_venv=False)

@@ -201,7 +201,7 @@ async def _pair_rates(backend: str, directory: Path, at_once: int, number: int =
         place = new_place(backend, directory)
         source = place.make()
         await source.startup()
-        await burst_of(source, number, await source.clock.now() + timedelta(seconds=number / 5_000 + 3))
+        await burst_of(source, number, await source.clock.now() + timedelta(seconds=number / 5_000 + 3))  # all are stored by then
         options: dict[str, Any] = {"takes": 0.002, "at_once": at_once, "watched": True}
         with child(place, **options) as first, child(place, **options) as second:
             others = [second]

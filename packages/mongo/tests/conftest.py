@@ -277,7 +277,7 @@ def _dying(store: MongoStore, calls: int) -> Iterator[Life]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "call", life.mortal(database.call))
         patch.setattr(Transaction, "call", call)
-        for session in database._sessions:
+        for session in database._sessions.values():
             patch.setattr(session, "commit_transaction", committing(session))
             patch.setattr(session, "abort_transaction", _nothing)
         try:

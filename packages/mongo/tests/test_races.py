@@ -73,6 +73,37 @@ async def test_an_edit_of_arguments_amid_a_claim_does_no_harm(
     assert (await read(other)).next_run_at == at(3600)
 
 
+async def test_an_edit_amid_a_claim_by_ids_is_no_reason_to_miss_it(
+    store: MongoStore, other: MongoStore, before: Callable[..., None]
+) -> None:
+    """Whoever asks for a schedule by its id takes one that is not claimed for one that somebody else holds."""
+    await store.put([schedule("a"), schedule("b")])
+    before(store, "update_many", lambda: _rewrite(other))
+
+    assert [claim.schedule.id for claim in await take(store, ids=["a", "b"])] == ["a", "b"]
+
+
+async def test_a_claim_ends_however_fast_others_edit(
+    store: MongoStore, other: MongoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it cannot take is left to the next claim."""
+    await store.put([schedule()])
+    looks = 0
+    take_found = MongoStore._take
+
+    async def edited_first(session: MongoStore, *arguments: Any) -> list[Claim]:
+        nonlocal looks
+        looks += 1
+        await _rewrite(other)
+        return await take_found(session, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MongoStore, "_take", edited_first)
+        assert await take(store) == []
+    assert 1 < looks < 100
+    assert [claim.schedule.document for claim in await take(store)] == ["new"]
+
+
 async def test_a_schedule_that_is_made_anew_amid_a_claim_is_claimed_as_it_is(
     store: MongoStore, other: MongoStore, before: Callable[..., None]
 ) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from bson.binary import Binary
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.errors import BulkWriteError
 
 from taskiq_sources import source_from_url
 from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
-from taskiq_sources_conformance.build import schedule
+from taskiq_sources_conformance.build import NOW, outcome, schedule, take
 from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
 from taskiq_sources_mongo.errors import connection_error
 
@@ -158,9 +160,34 @@ async def test_twenty_open_empty_data_at_once_and_again(place: Any) -> None:
         "schedule_id",
         "unknown",
     ]
-    assert versions == [{"_id": "schema", "version": 1}]
+    assert versions == [{"_id": "schema", "version": 2}]
     for store in stores:
         await store.close()
+
+
+@pytest.mark.parametrize("settles_in", [{}, {"settles_in": None}, {"settles_in": Binary.from_uuid(uuid4())}])
+async def test_schedules_of_an_older_release_are_claimed(place: Any, settles_in: dict[str, Any]) -> None:
+    """They have no version, and name one session of their outcome or none: a store that is opened makes up for it."""
+    first = place.store()
+    await first.open()
+    await first.put([schedule("free"), schedule("held")])
+    await take(first, ids=["held"])
+    with place.direct() as database:
+        database["taskiq_schedules"].update_many({}, {"$unset": {"version": 1, "settles_in": 1}})
+        database["taskiq_schedules"].update_one({"_id": "held"}, {"$set": {"lease_until": NOW, **settles_in}})
+        database["taskiq_meta"].update_one({"_id": "schema"}, {"$set": {"version": 1}})
+    await first.close()
+
+    store = place.store()
+    await store.open()
+    claims = await take(store)
+
+    assert [(claim.schedule.id, claim.schedule.attempt) for claim in claims] == [("free", 1), ("held", 2)]
+    assert await store.settle([outcome(claim) for claim in claims]) == frozenset()
+    with place.direct() as database:
+        versions = {one["version"] for one in database["taskiq_schedules"].find()}
+    assert len(versions) == 2
+    await store.close()
 
 
 def test_of_several_writes_the_worst_problem_counts_and_none_is_quoted() -> None:

@@ -136,7 +136,7 @@ async def test_a_commit_of_which_nobody_learns_is_not_done_twice(
         return commit_without_answer
 
     with monkeypatch.context() as patch:
-        for session in store._session._sessions:
+        for session in store._session._sessions.values():
             patch.setattr(session, "commit_transaction", unanswered(session.commit_transaction))
         with pytest.raises(SourceConnectionError, match="cannot be reached"):
             await store.settle(outcomes)
@@ -148,15 +148,7 @@ async def test_what_several_settles_leave_behind_is_not_in_the_way_of_the_next(
     server: MongoServer, store: StandaloneMongoStore
 ) -> None:
     """Of each, a transaction stays open at the server, and holds its schedule until another one begins in the same session."""
-    outcomes = await _outcomes(store)
-    with pymongo.MongoClient(server.url) as client:
-        data = {"failCommands": ["commitTransaction"], "closeConnection": True}
-        client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-        try:
-            left = await asyncio.gather(*(store.settle([one]) for one in outcomes), return_exceptions=True)
-        finally:
-            client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
-    assert all(isinstance(one, SourceConnectionError) for one in left)
+    outcomes = await _left_behind(server, store)
 
     async def settle() -> None:
         for _ in outcomes:  # each try ends what one of them has left
@@ -169,6 +161,16 @@ async def test_what_several_settles_leave_behind_is_not_in_the_way_of_the_next(
 
     await asyncio.wait_for(settle(), _TIMEOUT)
     await _assert_settled(store, outcomes)
+
+
+async def test_what_several_settles_leave_behind_is_not_in_the_way_of_a_claim(
+    server: MongoServer, store: StandaloneMongoStore
+) -> None:
+    """It ends as what others have left behind does, when a lease has ended."""
+    await _left_behind(server, store)
+
+    taken = await asyncio.wait_for(take(store, now=NOW + LEASE), _TIMEOUT)
+    assert {claim.schedule.id for claim in taken} == set(_IDS)
 
 
 @pytest.mark.parametrize("call", _CALLS)
@@ -220,6 +222,20 @@ async def _outcomes(store: StandaloneMongoStore) -> list[Outcome]:
         )
         for claim in await take(store)
     ]
+
+
+async def _left_behind(server: MongoServer, store: StandaloneMongoStore) -> list[Outcome]:
+    """Return outcomes whose settles have failed, with transactions that are still open at the server."""
+    outcomes = await _outcomes(store)
+    with pymongo.MongoClient(server.url) as client:
+        data = {"failCommands": ["commitTransaction"], "closeConnection": True}
+        client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+        try:
+            left = await asyncio.gather(*(store.settle([one]) for one in outcomes), return_exceptions=True)
+        finally:
+            client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
+    assert all(isinstance(one, SourceConnectionError) for one in left)
+    return outcomes
 
 
 async def _assert_settled(store: StandaloneMongoStore, outcomes: list[Outcome]) -> None:

@@ -119,7 +119,7 @@ async def test_what_its_own_transaction_left_behind_is_not_in_the_way(store: Mon
     with dying(store, 2) as life:
         await store.settle(outcomes)
     assert life.died
-    for session in store._session._sessions:
+    for session in store._session._sessions.values():
         getattr(session, "delegate", session)._transaction.state = _TxnState.ABORTED
 
     assert await asyncio.wait_for(store.settle(outcomes), _TIMEOUT) == frozenset()

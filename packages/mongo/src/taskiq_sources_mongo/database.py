@@ -143,7 +143,7 @@ class Database(Calls):
         self._client = client
         self._owned = owned
         self._listeners = Listeners()
-        self._sessions: list[Any] = []
+        self._sessions: dict[Any, Any] = {}  # by what the server calls them
         self._free: deque[Any] = deque()  # those in which there is no transaction
         self._failed: deque[Any] = deque()  # those in which one may have been left at the server
         self._turns = Turnstile(_TRANSACTIONS)
@@ -164,18 +164,19 @@ class Database(Calls):
     async def use_transactions(self) -> None:
         """Make ready for `transaction`, on a server that has them."""
         for _ in range(_TRANSACTIONS):
-            self._sessions.append(await answer(self._client.start_session(causal_consistency=False)))
-        self._free.extend(self._sessions)
+            session = await answer(self._client.start_session(causal_consistency=False))
+            self._sessions[session.session_id["id"]] = session
+        self._free.extend(self._sessions.values())
 
     @property
     def session_ids(self) -> list[Any]:
         """What the server calls the sessions of all transactions from here; none where it has no transactions."""
-        return [session.session_id["id"] for session in self._sessions]
+        return list(self._sessions)
 
     async def close(self) -> None:
         """End watching and transactions, and close the client if it is owned."""
         await self._listeners.close()
-        for session in self._sessions:
+        for session in self._sessions.values():
             await session.end_session()
         if self._owned:
             await answer(self._client.close())
@@ -269,8 +270,9 @@ class Database(Calls):
                 return
 
     async def end_transactions(self, session_ids: Collection[Any]) -> None:
-        """Undo what these sessions of others have begun and not committed, if the server lets us."""
-        sessions = [{"id": session_id} for session_id in session_ids if session_id not in self.session_ids]
+        """Undo what these sessions have begun and not committed, if the server lets us; of ours, those in which one failed."""
+        working = {name for name, session in self._sessions.items() if session not in self._failed}
+        sessions = [{"id": session_id} for session_id in session_ids if session_id not in working]
         with suppress(SourceConnectionError, OperationFailure):
             if sessions:
                 await self.call(self._database.command, "killSessions", sessions)
@@ -300,8 +302,8 @@ class Database(Calls):
         """Yield once when the subscription holds, and then after changes that may make something due; until `close`.
 
         A flood is not read to its end: all of it says the same as its beginning. The subscription is left then, and the next one
-        yields at once, for all that came meanwhile. It waits for a pause between our own settles, but not for long: they are a
-        flood by themselves, of which the server would look up all, and whoever settles looks for more by itself.
+        yields at once, for all that came meanwhile. That is not begun while one settle of ours follows another, but for a second
+        at most: they are a flood by themselves, of which the server would look up all, and whoever settles looks for more.
 
         Raises:
             SourceConnectionError: The subscription was lost.

@@ -1,7 +1,7 @@
 """Translates between the contract's dataclasses and documents. No I/O.
 
-A schedule is one document under its id. Besides the fields of `StoredSchedule` it has ``version`` (another one after each write
-that others go by, and not that of another document), ``token`` (of the current claim), ``settles_in`` (the sessions of its
+A schedule is one document under its id. Besides the fields of `StoredSchedule` it has ``version`` (each write but a renewal adds
+one to it, and no two documents begin with the same), ``token`` (of the current claim), ``settles_in`` (the sessions of its
 outcome, see :mod:`taskiq_sources_mongo.settling`), ``finished`` (it is gone for everybody, and waits for its history to be
 moved), ``seq`` and ``outbox`` (see :mod:`taskiq_sources_mongo.outbox`).
 """

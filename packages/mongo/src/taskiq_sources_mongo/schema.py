@@ -17,7 +17,7 @@ from taskiq_sources_mongo.database import Database
 from taskiq_sources_mongo.statements import load
 
 #: Bumped when documents change so that older releases would not understand them; then `prepare` learns to bring up the old ones.
-VERSION: Final = 1
+VERSION: Final = 2
 
 _OLDEST_WIRE_VERSION = 13  # MongoDB 5.0
 _PREFIX = re.compile(r"(?!system\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}|")
@@ -63,4 +63,5 @@ async def prepare(database: Database, *, push: bool) -> None:
         models = [IndexModel(**index) for index in load("indexes.json")[indexes]]
         await database.call(collection.create_indexes, models, repeat=True)
     if version < VERSION:
+        await database.run("give_version")
         await database.run("set_version", version=VERSION)

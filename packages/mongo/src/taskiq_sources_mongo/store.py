@@ -50,6 +50,9 @@ _BATCH = 1_000
 #: So much is written in one settle: a message holds twice that, and a transaction must fit into a part of the server's cache.
 _BATCH_BYTES = 8 * 1024 * 1024
 
+#: So often a claim looks beyond what its batches need, for what others have edited or taken between its looking and its taking.
+_ROUNDS = 10
+
 _PRUNE_BATCH = 5_000
 
 
@@ -188,13 +191,16 @@ class MongoStore(SessionStore[Database]):
         ids: Collection[str] | None = None,
         early: timedelta = timedelta(0),
     ) -> list[Claim]:
-        claims: list[Claim] = []
+        claims: dict[str, Claim] = {}
         window = {"now": now, "horizon": now + early}
         try:
-            while wanted := min(limit - len(claims), _BATCH):
+            for _ in range(limit // _BATCH + _ROUNDS):
+                wanted = min(limit - len(claims), _BATCH)
                 found = await self._eligible(window, wanted, ids)
                 taken = await self._take(found, window, claimant, floor_ms(now + lease)) if found else []
-                claims += taken
+                claims.update((claim.schedule.id, claim) for claim in taken)
+                if len(claims) == limit:
+                    break
                 # What others have edited is not to be missed, where it is asked for by its id. Else what we hold is not to wait.
                 if len(found) < wanted and (len(taken) == len(found) or (claims and ids is None)):
                     break
@@ -202,13 +208,14 @@ class MongoStore(SessionStore[Database]):
             # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
             if not claims:
                 raise
-        return sorted(claims, key=lambda claim: (claim.schedule.next_run_at or now, claim.schedule.id))
+        return sorted(claims.values(), key=lambda claim: (claim.schedule.next_run_at or now, claim.schedule.id))
 
     async def _eligible(self, window: Document, limit: int, ids: Collection[str] | None) -> list[Document]:
         """Return the oldest that may be claimed."""
         database = self._session
         places = [("due", None)] if ids is None else [("_id_", some) for some in portions(ids, _MOST_IDS)]
-        offers = [await database.run("eligible", **window, index=index, ids=some, limit=limit) for index, some in places]
+        place = {**window, "limit": limit, "fields": None}
+        offers = [await database.run("eligible", **place, index=index, ids=some) for index, some in places]
         # One that has moved on while it was looked for is found at both places, and is as it was found last.
         latest = {one["_id"]: one for one in chain(*offers)}.values()
         found = sorted(latest, key=itemgetter("next_run_at", "_id"))[:limit]
@@ -246,7 +253,8 @@ class MongoStore(SessionStore[Database]):
 
     async def next_due(self, now: datetime) -> datetime | None:
         database = self._session
-        free = await database.run("eligible", now=now, horizon=_FOREVER, index="due", ids=None, limit=1)
+        place = {"now": now, "horizon": _FOREVER, "index": "due", "ids": None, "limit": 1}
+        free = await database.run("eligible", **place, fields={"next_run_at": 1})
         horizon = free[0]["next_run_at"] if free else _FOREVER
         leased = await database.run("in_flight", horizon=horizon)
         return min((one["next_run_at"] for one in [*free, *leased]), default=None)
