@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -105,14 +106,9 @@ async def test_what_goes_on_failing_is_an_error_that_leaves_nothing_half_done(
 ) -> None:
     """The repeats end; what was asked for has not been done, and can be done when the server is well."""
     outcomes = await _outcomes(store)
-    with pymongo.MongoClient(server.url) as client:
-        data = {"failCommands": [statement], **_FAULTS[fault]}
-        client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-        try:
-            with pytest.raises(SourceConnectionError, match=r"cannot be used now \(WriteConflict\)|cannot be reached"):
-                await asyncio.wait_for(store.settle(outcomes), _TIMEOUT)
-        finally:
-            client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
+    problem = r"cannot be used now \(WriteConflict\)|cannot be reached"
+    with _failing(server, statement, fault), pytest.raises(SourceConnectionError, match=problem):
+        await asyncio.wait_for(store.settle(outcomes), _TIMEOUT)
 
     assert await recorded(store) == ["known@1"]
     assert set(await store.get(_IDS)) == set(_IDS)
@@ -224,16 +220,23 @@ async def _outcomes(store: StandaloneMongoStore) -> list[Outcome]:
     ]
 
 
+@contextlib.contextmanager
+def _failing(server: MongoServer, statement: str, fault: str) -> Iterator[None]:
+    """Have each such statement fail, for a block."""
+    with pymongo.MongoClient(server.url) as client:
+        data = {"failCommands": [statement], **_FAULTS[fault]}
+        client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
+        try:
+            yield
+        finally:
+            client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
 async def _left_behind(server: MongoServer, store: StandaloneMongoStore) -> list[Outcome]:
     """Return outcomes whose settles have failed, with transactions that are still open at the server."""
     outcomes = await _outcomes(store)
-    with pymongo.MongoClient(server.url) as client:
-        data = {"failCommands": ["commitTransaction"], "closeConnection": True}
-        client["admin"].command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data})
-        try:
-            left = await asyncio.gather(*(store.settle([one]) for one in outcomes), return_exceptions=True)
-        finally:
-            client["admin"].command({"configureFailPoint": "failCommand", "mode": "off"})
+    with _failing(server, "commitTransaction", "cut"):
+        left = await asyncio.gather(*(store.settle([one]) for one in outcomes), return_exceptions=True)
     assert all(isinstance(one, SourceConnectionError) for one in left)
     return outcomes
 
