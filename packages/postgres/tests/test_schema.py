@@ -14,9 +14,9 @@ import asyncpg
 import pytest
 
 from taskiq_sources.errors import BackendVersionError, ScheduleValidationError, SchemaVersionError, SourceConnectionError
-from taskiq_sources.models import ScheduleQuery
-from taskiq_sources.sql import Migration, Statements, read_sql
-from taskiq_sources_conformance.build import schedule
+from taskiq_sources.models import Claim, ScheduleQuery
+from taskiq_sources.sql import Migration, Statements, columns, read_sql
+from taskiq_sources_conformance.build import LEASE, NOW, outcome, run, schedule
 from taskiq_sources_postgres import PostgresScheduleSource, PostgresStore, ddl
 from taskiq_sources_postgres.errors import describe
 from taskiq_sources_postgres.names import Names
@@ -89,7 +89,7 @@ def test_each_migration_tells_its_version() -> None:
 
 _OPEN = """
 import asyncio, sys
-from taskiq_sources_conformance.build import schedule
+from taskiq_sources_conformance.build import LEASE, NOW, outcome, run, schedule
 from taskiq_sources_postgres import PostgresStore
 
 async def main():
@@ -320,6 +320,18 @@ async def test_lists_of_texts_arrive_as_they_are(place: Any, column: list[str | 
     await connection.close()
 
     assert arrived == column
+
+
+def test_what_is_equal_in_a_batch_is_passed_once() -> None:
+    """To write and read it 500 times would be a tenth of settling. That it is understood, the rules for batches say."""
+    claims = [Claim(schedule(str(number)), f"token-{number}", NOW, NOW + LEASE) for number in range(500)]
+    outcomes = [outcome(claim, finished=True, runs=(run(f"{claim.schedule.id}@1"),)) for claim in claims]
+    store = PostgresStore("postgresql://localhost/db")
+    _, arguments = store.bind("settle", columns.outcome_columns(outcomes))
+    repeated = [argument for argument in arguments if isinstance(argument, str) and argument.count(",") == 499]
+
+    assert len(arguments) > 20
+    assert len(repeated) < 8, "ids, tokens and times"
 
 
 async def test_texts_that_postgres_cannot_hold_are_refused(place: Any) -> None:

@@ -30,6 +30,9 @@ _QUERIES: Final = read_sql(PACKAGE, "sql/queries.sql")
 #: The lists that are passed as text.
 _LITERALS: Final = frozenset(re.findall(r":(\w+)::text::\w+\[\]", _QUERIES))
 
+#: Those of which "settle" needs only one value where all are equal.
+_ONE_FOR_ALL: Final = frozenset(re.findall(r"\(:(\w+)::text::\w+\[\]\)\[1\]", _QUERIES))
+
 #: Every statement looks up what it wants in an index, in its order, and stops at a limit or at the end of the lists it joins.
 #: Statistics are too old to tell the planner so whenever many schedules have just been added or have just fallen due, and the
 #: plan of a statement that is kept may be from when there was a single one.
@@ -124,7 +127,9 @@ class PostgresStore(SQLStore[Database]):
         """Return the statement of an operation, and its arguments in the form that PostgreSQL takes."""
         ours = ("planned_as_we_say",) if operation == "settle" and self._plans_as_we_say else ()
         operation = "page_due" if "due_before" in conditions else operation
-        literals = {name: _array_literal(value) for name, value in values.items() if name in _LITERALS and type(value) is list}
+        lists = {name: value for name, value in values.items() if name in _LITERALS and type(value) is list}
+        one_for_all = _ONE_FOR_ALL if operation == "settle" else ()
+        literals = {name: _array_literal(_shortened(value, one_for_all=name in one_for_all)) for name, value in lists.items()}
         return self._statements.bind(operation, {"channel": self._names.channel, **values, **literals}, (*conditions, *ours))
 
     async def now(self) -> datetime:
@@ -133,6 +138,12 @@ class PostgresStore(SQLStore[Database]):
 
     def watch(self) -> AsyncIterator[None]:
         return self._session.notifications(self._names.channel)
+
+
+def _shortened(column: list[Any], *, one_for_all: bool) -> list[Any]:
+    """Return the first value alone where all are equal, and that is enough or is the NULL that unnest() fills up with."""
+    first = column[:1]
+    return first if (one_for_all or first == [None]) and column == first * len(column) else column
 
 
 def _array_literal(column: list[Any]) -> str:

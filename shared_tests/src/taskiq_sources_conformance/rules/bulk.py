@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from taskiq_sources.models import Claim, RunQuery, ScheduleChanges, ScheduleQuery
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from taskiq_sources.models import Claim, Outcome, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
-from taskiq_sources_conformance.build import LEASE, NOW, at, listed, outcome, recorded, run, schedule, take, take_one
+from taskiq_sources_conformance.build import (
+    LEASE,
+    NOW,
+    at,
+    listed,
+    outcome,
+    recorded,
+    rich_schedule,
+    run,
+    schedule,
+    take,
+    take_one,
+)
 
 MANY = 10_000
 BATCH = 2_500
+
+#: Of each field of an outcome and of a history row: two values, of which all of a batch but one have the first.
+OUTCOMES: dict[str, tuple[Any, Any]] = {
+    "scheduled_for": (at(60), None),
+    "next_run_at": (at(60), at(61)),
+    "coalesced": (1, 2),
+    "attempt": (0, 1),
+    "run_count": (1, 0),
+    "last_error": (None, "broken"),
+    "quarantined": (False, True),
+    "finished": (False, True),
+    "release": (True, False),
+}
+RUNS: dict[str, tuple[Any, Any]] = {
+    "task_name": ("tasks:add", "tasks:rare"),
+    "scheduled_for": (at(-1), at(-2)),
+    "status": ("sent", "failed"),
+    "recorded_at": (at(0), at(1)),
+    "task_id": ("id-1", None),
+    "attempt": (1, 2),
+    "coalesced": (1, 2),
+    "claimant": (None, "scheduler-1"),
+    "error": ("broken", None),
+}
 
 
 class BulkRules:
@@ -58,3 +99,59 @@ class BulkRules:
             "edited": (at(9), None),
             "taken": (at(-1), NOW + 2 * LEASE),
         }
+
+    @pytest.mark.parametrize("odd", ["a", "b", "c"])
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("field", OUTCOMES)
+    async def test_one_outcome_differs(self, store: ScheduleStore, field: str, reverse: bool, odd: str) -> None:
+        """All outcomes of a batch are equal but one, in one field. (Look at values that are taken from the first of them.)"""
+        await store.put([schedule(name) for name in "abc"])
+        values = {name: OUTCOMES[field][:: -1 if reverse else 1][name == odd] for name in "abc"}
+        claims = await take(store)
+        settled = {claim.schedule.id: outcome(claim, **{field: values[claim.schedule.id]}) for claim in claims}
+
+        assert await store.settle(list(settled.values())) == frozenset()
+        found = await store.get("abc")
+        assert sorted(found) == [name for name in "abc" if not settled[name].finished]
+        assert found == {name: _settled(settled[name]) for name in found}
+
+    @pytest.mark.parametrize("odd", ["a", "b", "c"])
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize("field", RUNS)
+    async def test_one_history_row_differs(self, store: ScheduleStore, field: str, reverse: bool, odd: str) -> None:
+        """All history rows of a batch are equal but one, in one field. (Look at values that are taken from the first of them.)"""
+        await store.put([schedule(name) for name in "abc"])
+        values = {name: RUNS[field][:: -1 if reverse else 1][name == odd] for name in "abc"}
+        rows = {name: run(f"{name}@1", **{"schedule_id": name, field: values[name]}) for name in "abc"}
+        await store.settle([outcome(claim, runs=(rows[claim.schedule.id],)) for claim in await take(store)])
+
+        assert {row.schedule_id: row for row in await store.runs(RunQuery(), limit=10)} == rows
+
+    @pytest.mark.parametrize("odd", ["a", "b", "c"])
+    async def test_one_was_edited_before_the_claim(self, store: ScheduleStore, odd: str) -> None:
+        """Each outcome is compared with the revision that its own claim found. (Look at the claimed revision of the others.)"""
+        await store.put([schedule(name) for name in "abc"])
+        await store.update(odd, ScheduleChanges(updated_at=NOW, next_run_at=at(-2)))
+        claims = sorted(await take(store), key=lambda claim: claim.schedule.id)
+        assert await store.settle([outcome(claim) for claim in claims]) == frozenset()
+        moved_on = {name: found.next_run_at for name, found in (await store.get("abc")).items()}
+
+        assert moved_on == dict.fromkeys("abc", at(3600))
+
+    @pytest.mark.parametrize("odd", ["a", "b", "c"])
+    @pytest.mark.parametrize(("usual", "other"), [("a", "b"), ("b", "a")])
+    async def test_one_schedule_differs(self, store: ScheduleStore, usual: str, other: str, odd: str) -> None:
+        """All schedules of a batch are equal but one, in every field. (Look at values that are taken from the first of them.)"""
+        made = {"a": schedule, "b": rich_schedule}
+        given = {name: made[other if name == odd else usual](name) for name in "abc"}
+        await store.put(list(given.values()))
+
+        assert await store.get("abc") == {name: replace(one, revision=1, timing_revision=1) for name, one in given.items()}
+
+
+def _settled(outcome: Outcome) -> StoredSchedule:
+    """Return the schedule as `settle` leaves it, where nothing has been edited in between."""
+    fields: dict[str, Any] = {name: getattr(outcome, name) for name in OUTCOMES if name not in {"finished", "release"}}
+    if outcome.release:
+        fields |= {"claimant": None, "lease_until": None}
+    return replace(outcome.claim.schedule, **fields)

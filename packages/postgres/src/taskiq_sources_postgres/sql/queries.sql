@@ -197,12 +197,36 @@ UPDATE "{schema}"."{prefix}schedules" SET lease_until = :until WHERE id = ANY (A
 -- Record outcomes where the token is the current one. History rows come in arrays of their own; "holder" is the schedule whose
 -- outcome they belong to. Returns the ids whose claim did not survive although it should have. Notifies of what can be claimed
 -- before others look for it, which they do when its lease would have ended: the commits of those who notify queue for one lock.
-WITH given AS (
-    SELECT * FROM unnest(
+-- A column of "same" may come with the one value that all its rows have; unnest() makes up for the rest with NULL.
+WITH same AS MATERIALIZED (
+    SELECT
+        (:claimed_revision::text::bigint[])[1] AS claimed_revision,
+        (:coalesced::text::bigint[])[1] AS coalesced,
+        (:attempt::text::bigint[])[1] AS attempt,
+        (:run_count::text::bigint[])[1] AS run_count,
+        (:quarantined::text::boolean[])[1] AS quarantined,
+        (:finished::text::boolean[])[1] AS finished,
+        (:release::text::boolean[])[1] AS release,
+        (:run_task_name::text::text[])[1] AS run_task_name,
+        (:run_status::text::text[])[1] AS run_status,
+        (:run_recorded_at::text::bigint[])[1] AS run_recorded_at,
+        (:run_attempt::text::bigint[])[1] AS run_attempt,
+        (:run_coalesced::text::bigint[])[1] AS run_coalesced
+), given AS (
+    SELECT
+        outcome.id, outcome.token, outcome.scheduled_for, outcome.next_run_at, outcome.last_error,
+        coalesce(outcome.claimed_revision, same.claimed_revision) AS claimed_revision,
+        coalesce(outcome.coalesced, same.coalesced) AS coalesced,
+        coalesce(outcome.attempt, same.attempt) AS attempt,
+        coalesce(outcome.run_count, same.run_count) AS run_count,
+        coalesce(outcome.quarantined, same.quarantined) AS quarantined,
+        coalesce(outcome.finished, same.finished) AS finished,
+        coalesce(outcome.release, same.release) AS release
+    FROM same, unnest(
         :id::text[], :token::text::text[], :claimed_revision::text::bigint[], :scheduled_for::text::bigint[],
         :next_run_at::text::bigint[], :coalesced::text::bigint[], :attempt::text::bigint[], :run_count::text::bigint[],
         :last_error::text::text[], :quarantined::text::boolean[], :finished::text::boolean[], :release::text::boolean[]
-    ) AS given (
+    ) AS outcome (
         id, token, claimed_revision, scheduled_for, next_run_at, coalesced, attempt, run_count, last_error, quarantined, finished,
         release
     )
@@ -222,9 +246,10 @@ WITH given AS (
         occurrence_id, schedule_id, task_name, scheduled_for, status, recorded_at, task_id, attempt, coalesced, claimant, error
     )
     SELECT DISTINCT ON (run.occurrence_id)
-        run.occurrence_id, run.schedule_id, run.task_name, run.scheduled_for, run.status, run.recorded_at, run.task_id, run.attempt,
-        run.coalesced, run.claimant, run.error
-    FROM unnest(
+        run.occurrence_id, run.schedule_id, coalesce(run.task_name, same.run_task_name), run.scheduled_for,
+        coalesce(run.status, same.run_status), coalesce(run.recorded_at, same.run_recorded_at), run.task_id,
+        coalesce(run.attempt, same.run_attempt), coalesce(run.coalesced, same.run_coalesced), run.claimant, run.error
+    FROM same, unnest(
         :run_holder::text::text[], :run_occurrence_id::text::text[], :run_schedule_id::text::text[], :run_task_name::text::text[],
         :run_scheduled_for::text::bigint[], :run_status::text::text[], :run_recorded_at::text::bigint[],
         :run_task_id::text::text[], :run_attempt::text::bigint[], :run_coalesced::text::bigint[], :run_claimant::text::text[],
