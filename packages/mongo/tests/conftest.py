@@ -94,6 +94,7 @@ class Place:
         rules.server_version = self.server_version
         rules.make_schema_newer = self.make_schema_newer
         rules.drop_connections = self.drop_connections
+        rules.each_step = self.each_step
         return self.store
 
     async def server_version(self, _store: MongoStore) -> str:
@@ -115,6 +116,31 @@ class Place:
                     with socket.socket(fileno=os.dup(number)) as connection:
                         if connection.getpeername()[1:] == (port,):
                             connection.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def each_step(self, store: MongoStore, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Do something before each call of the driver, and before each commit."""
+        database = store._session
+        of_transaction = Transaction.call
+
+        def stepwise(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def step(*args: Any, **options: Any) -> Any:
+                await before()
+                return await call(*args, **options)
+
+            return step
+
+        async def call(transaction: Transaction, *args: Any, **options: Any) -> Any:
+            if transaction.schedules is database.schedules:
+                await before()
+            return await of_transaction(transaction, *args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(database, "call", stepwise(database.call))
+            patch.setattr(Transaction, "call", call)
+            for session in database._sessions.values():
+                patch.setattr(session, "commit_transaction", stepwise(session.commit_transaction))
+            yield
 
     def close(self) -> None:
         """Close the clients."""

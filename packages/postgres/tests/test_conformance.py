@@ -1,5 +1,7 @@
 """The PostgreSQL stores and the source against every rule of the contract."""
 
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +24,25 @@ class TestPostgresStore(StoreConformance):
 
     async def drop_connections(self, store: Any) -> None:
         await self.place.cut_connections()
+
+    @contextlib.contextmanager
+    def each_step(self, store: Any, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Do something before each statement, and before its commit."""
+        call = store._session.call
+
+        async def stepwise(work: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
+            async def in_a_transaction(connection: Any) -> Any:
+                await before()
+                async with connection.transaction():
+                    done = await work(connection)
+                    await before()
+                return done
+
+            return await call(in_a_transaction, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store._session, "call", stepwise)
+            yield
 
 
 class TestPostgresSource(SourceConformance, StockLoopConformance):

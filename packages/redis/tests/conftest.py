@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,6 +52,7 @@ class Place:
         rules.server_version = self.server_version
         rules.make_schema_newer = self.make_schema_newer
         rules.drop_connections = self.drop_connections
+        rules.each_step = self.each_step
         return partial(RedisStore, **self._arguments())
 
     async def server_version(self, store: RedisStore) -> str:
@@ -66,6 +68,19 @@ class Place:
         """Have the server end the connection that a store uses."""
         client = store._session.client
         await client.client_kill_filter(_id=await client.client_id(), skipme=False)
+
+    @contextmanager
+    def each_step(self, store: RedisStore, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Do something before each script."""
+        run = store._session.run
+
+        async def stepwise(*arguments: Any) -> Any:
+            await before()
+            return await run(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store._session, "run", stepwise)
+            yield
 
     def clear(self) -> None:
         """Leave nothing behind."""

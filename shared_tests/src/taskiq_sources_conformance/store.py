@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,6 +23,7 @@ from taskiq_sources_conformance.rules.datetimes import DatetimeRules
 from taskiq_sources_conformance.rules.definitions import DeleteRules, GetRules
 from taskiq_sources_conformance.rules.durability import DurabilityRules
 from taskiq_sources_conformance.rules.history import HistoryRules
+from taskiq_sources_conformance.rules.interleaving import InterleavingRules
 from taskiq_sources_conformance.rules.lifecycle import LifecycleRules
 from taskiq_sources_conformance.rules.next_due import NextDueRules
 from taskiq_sources_conformance.rules.page import PageRules
@@ -71,6 +73,7 @@ class StoreConformance(
     DatetimeRules,
     BulkRules,
     ConcurrencyRules,
+    InterleavingRules,
     ProcessRules,
     StatefulRules,
     CapabilityRules,
@@ -79,7 +82,7 @@ class StoreConformance(
     """Every rule of `taskiq_sources.store.ScheduleStore`. Subclass it, set `backend` and give it the fixture `make_store`.
 
     Required: `backend`, `make_store`. Optional, each with rules that are skipped without it: `server_version`, `unreachable`,
-    `make_schema_newer`, `drop_connections`, `make_store_elsewhere` (where `make_store` cannot be pickled).
+    `make_schema_newer`, `drop_connections`, `each_step`, `make_store_elsewhere` (where `make_store` cannot be pickled).
     """
 
     @pytest.fixture
@@ -167,3 +170,10 @@ class StoreConformance(
     async def drop_connections(self, store: ScheduleStore) -> None:
         """Break the connections of the open `store` from the server's side, as a restart of the server would."""
         pytest.skip(f"{type(self).__qualname__} does not define drop_connections()")
+
+    def each_step(self, store: ScheduleStore, before: Callable[[], Awaitable[None]]) -> AbstractContextManager[None]:
+        """Have `before` awaited ahead of each thing that the open `store` asks of its server, statement, script or commit.
+
+        For the rules about what others do in between; where a call is a single step at the server, there is none but the start.
+        """
+        pytest.skip(f"{type(self).__qualname__} does not define each_step()")

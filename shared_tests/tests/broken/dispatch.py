@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -25,12 +24,13 @@ class DoubleClaim(IntactStore):
         "test_parallel_claims_never_overlap",
         "test_parallel_claims_of_one_schedule_have_one_winner",
         "test_parallel_take_overs_have_one_winner",
+        "test_a_call_amid_a_call",
     )
     caught_by_machine = False
 
     async def claim(self, now: datetime, **arguments: Any) -> list[Claim]:
         read = dict(self._data.schedules)
-        await asyncio.sleep(0)
+        await self.others_run()
         self._data.schedules.update(read)
         return await super().claim(now, **arguments)
 
@@ -43,7 +43,7 @@ class ClaimTellsWhatItHasRead(IntactStore):
 
     async def claim(self, now: datetime, **arguments: Any) -> list[Claim]:
         read = dict(self._data.schedules)
-        await asyncio.sleep(0)
+        await self.others_run()
         claims = await super().claim(now, **arguments)
         found = [read.get(claim.schedule.id, claim.schedule).scheduled_for for claim in claims]
         return [
@@ -209,15 +209,44 @@ class SettleWithoutRows(IntactStore):
 class RowsWithoutSettle(IntactStore):
     """Writes history in one transaction and the schedule in another."""
 
-    caught_by = ("test_a_cancelled_settle_leaves_the_store_usable",)
+    caught_by = ("test_a_cancelled_settle_leaves_the_store_usable", "test_a_call_amid_a_call")
     caught_by_machine = False
 
     async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
         tokens = self._data.tokens
         current = [one for one in outcomes if tokens.get(one.claim.schedule.id) == one.claim.token]
         self._data.runs.update({row.occurrence_id: row for one in current for row in one.runs})
-        await asyncio.sleep(0)
+        await self.others_run()
         return await super().settle(outcomes)
+
+
+class SettleLooksFirst(IntactStore):
+    """Looks whose the claims are, lets others run, and records what was said of them."""
+
+    caught_by = ("test_a_call_amid_a_call",)
+    caught_by_machine = False
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
+        tokens = self._data.tokens
+        held = [one for one in outcomes if tokens.get(one.claim.schedule.id) == one.claim.token]
+        await self.others_run()
+        await super().settle(
+            [replace(one, claim=replace(one.claim, token=tokens.get(one.claim.schedule.id, ""))) for one in held]
+        )
+        return frozenset(one.claim.schedule.id for one in outcomes if one not in held)
+
+
+class GoingOnIsLookedUpLater(IntactStore):
+    """Settles, lets others run, and then looks which claims go on."""
+
+    caught_by = ("test_a_call_amid_a_settle_that_goes_on",)
+    caught_by_machine = False
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> frozenset[str]:
+        lost = await super().settle(outcomes)
+        await self.others_run()
+        going = [one.claim for one in outcomes if not one.release]
+        return lost.union(one.schedule.id for one in going if self._data.tokens.get(one.schedule.id) != one.token)
 
 
 class LostOutcomeUnreported(IntactStore):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -36,6 +38,10 @@ class IntactStore(MemoryStore):
         super().__init__(data)
         self.server = server  # the URL of one that does not answer, for the rules about servers
         self.connected = True
+
+    async def others_run(self) -> None:
+        """Be amid a call, where others get their turn."""
+        await asyncio.sleep(0)
 
     async def open(self) -> None:
         if self.server is not None:
@@ -90,6 +96,23 @@ class BrokenConformance(StoreConformance):
     async def drop_connections(self, store: ScheduleStore) -> None:
         assert isinstance(store, IntactStore)
         store.connected = False
+
+    @contextmanager
+    def each_step(self, store: ScheduleStore, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Do something before each call, and where others get their turn amid it."""
+
+        def stepwise(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def step(*args: Any, **options: Any) -> Any:
+                await before()
+                return await method(*args, **options)
+
+            return step
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("put", "get", "delete", "update", "claim", "renew", "settle", "next_due"):
+                patch.setattr(store, name, stepwise(getattr(store, name)))
+            patch.setattr(store, "others_run", before)
+            yield
 
 
 def defects_of(module: str) -> dict[str, type[IntactStore]]:

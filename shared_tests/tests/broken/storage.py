@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
@@ -71,12 +70,16 @@ class ExpectedRevisionIgnored(IntactStore):
 class LostUpdate(IntactStore):
     """Reads the row, lets others run, and writes the whole row back."""
 
-    caught_by = ("test_parallel_edits_are_all_counted", "test_parallel_edits_of_different_fields_are_all_kept")
+    caught_by = (
+        "test_parallel_edits_are_all_counted",
+        "test_parallel_edits_of_different_fields_are_all_kept",
+        "test_a_call_amid_a_call",
+    )
     caught_by_machine = False
 
     async def update(self, id: str, changes: ScheduleChanges, **arguments: Any) -> StoredSchedule:  # noqa: A002
         read = self._data.schedules.get(id)
-        await asyncio.sleep(0)
+        await self.others_run()
         if read is not None:
             self._data.schedules[id] = read
         return await super().update(id, changes, **arguments)
@@ -90,6 +93,19 @@ class UpdateSkipsNone(IntactStore):
     async def update(self, id: str, changes: ScheduleChanges, **arguments: Any) -> StoredSchedule:  # noqa: A002
         nones = {field.name: UNSET for field in fields(changes) if getattr(changes, field.name) is None}
         return await super().update(id, replace(changes, **nones), **arguments)
+
+
+class DeleteTellsWhatItHasRead(IntactStore):
+    """Two that delete a schedule are both told that it existed."""
+
+    caught_by = ("test_a_call_amid_a_call",)
+    caught_by_machine = False
+
+    async def delete(self, ids: Collection[str]) -> frozenset[str]:
+        found = self._data.schedules.keys() & set(ids)
+        await self.others_run()
+        await super().delete(ids)
+        return frozenset(found)
 
 
 class DeleteDropsHistory(IntactStore):

@@ -157,8 +157,10 @@ class MongoStore(SessionStore[Database]):
         for some in portions(ids, _MOST_IDS):
             left = some
             while left := list(await database.ids("alive", ids=left)):
-                existed.update(left)
-                if (await database.run("delete", ids=left)).deleted_count == len(left):
+                done = await (database.run("delete_one", id=left[0]) if len(left) == 1 else database.run("delete", ids=left))
+                if done.deleted_count or len(left) > 1:  # which of several others have deleted meanwhile, the server does not say
+                    existed.update(left)
+                if done.deleted_count == len(left):
                     break
                 await outbox.move_of(database, left)  # the history of a schedule stays
         return frozenset(existed)

@@ -116,7 +116,7 @@ class RedisStore(SessionStore[Server]):
         window = (to_ms(now), to_ms(now + early))
         mark = (to_ms(until), records.pack(token, until, claimant) + b",\n")
         places = self._shards.places(None if ids is None else _each(set(ids)))
-        taken: list[StoredSchedule] = []
+        taken: dict[str, StoredSchedule] = {}  # of what was taken, and then deleted and made anew, the new one
         chosen: list[Place] = []
 
         async def take(wanted: int, keys: Keys, told: bytes) -> int:
@@ -124,7 +124,7 @@ class RedisStore(SessionStore[Server]):
             is_cut, *answer = await self._session.run("claim", keys, *window, wanted, *mark, told)
             with collector_waits():
                 some = list(records.unpack_schedules([answer]))
-            taken.extend(some)
+            taken.update((one.id, one) for one in some)
             return wanted if is_cut else len(some)
 
         try:
@@ -138,9 +138,9 @@ class RedisStore(SessionStore[Server]):
             # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
             if not taken:
                 raise
-        taken.sort(key=lambda one: (one.next_run_at or now, one.id))
+        ordered = sorted(taken.values(), key=lambda one: (one.next_run_at or now, one.id))
         with collector_waits():
-            return [new_claim(schedule, token, now, until) for schedule in taken]
+            return [new_claim(schedule, token, now, until) for schedule in ordered]
 
     async def _oldest(self, places: Sequence[Place], window: tuple[int, int], limit: int) -> list[Place]:
         """Return the oldest of what may be claimed in several places."""
