@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pymongo
 import pytest
 from pymongo.asynchronous.client_session import _TxnState
 
 from taskiq_sources.models import Claim, Outcome
 from taskiq_sources_conformance.build import LEASE, NOW, at, outcome, recorded, run, schedule, take
 from taskiq_sources_mongo import MongoStore, StandaloneMongoStore
+from taskiq_sources_mongo.database import answer
 from taskiq_sources_mongo.documents import row
 
 pytestmark = pytest.mark.anyio
@@ -157,3 +159,22 @@ def _outcome(claim: Claim, **fields: Any) -> Outcome:
     schedule_id = claim.schedule.id
     runs = (run(f"{schedule_id}@1", schedule_id=schedule_id, **fields),)
     return outcome(claim, finished=schedule_id == "finished", runs=runs)
+
+
+async def test_sessions_of_a_store_are_not_handed_on(place: Any) -> None:
+    """Who finds a lease that it has left ends what its sessions have begun: nobody else's, and so not the application's."""
+    client = place.arguments().get("client") or pymongo.AsyncMongoClient(place.url)
+    store = MongoStore(client=client, database=place.database)
+    await store.open()
+    names = store._session.session_ids
+    await store.put([schedule()])
+    await store.settle([_outcome(claim) for claim in await take(store)])
+    await store.close()
+    sessions = [await answer(client.start_session()) for _ in range(2 * len(names))]
+    handed_on = {session.session_id["id"] for session in sessions}
+    for session in sessions:
+        await session.end_session()
+    await answer(client.close())
+
+    assert len(names) > 1
+    assert not handed_on & {*names}

@@ -432,6 +432,23 @@ async def test_who_waits_for_a_hanging_server_waits_as_long_as_the_first(server:
     await store.close()
 
 
+async def test_what_connects_after_closing_is_closed(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was about to connect when the store was closed leaves no connection behind."""
+    store = RedisStore(server.url)
+    await store.open()
+    pool = store._session.client.connection_pool
+    get_connection = pool.get_connection
+
+    async def closing(*arguments: Any) -> Any:
+        await store.close()
+        return await get_connection(*arguments)
+
+    monkeypatch.setattr(pool, "get_connection", closing)
+    await store.get(["a"])
+
+    assert not any(connection.is_connected for connection in (*pool._available_connections, *pool._in_use_connections))
+
+
 async def test_calls_that_are_cancelled_give_their_turns_back(server: RedisServer) -> None:
     """Wherever they are cut short: waiting, at the moment when it is their turn, or under way."""
     store = RedisStore(f"{server.url}?max_connections=2", timeout=timedelta(seconds=0.3))

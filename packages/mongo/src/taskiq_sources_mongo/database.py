@@ -177,7 +177,10 @@ class Database(Calls):
         """End watching and transactions, and close the client if it is owned."""
         await self._listeners.close()
         for session in self._sessions.values():
-            await session.end_session()
+            if self._owned:
+                await session.end_session()
+            elif session.in_transaction:  # else left to time: what is ended, the client hands on to calls of the application's,
+                await session.abort_transaction()  # and whoever finds a lease that we have left would interrupt those
         if self._owned:
             await answer(self._client.close())
 

@@ -23,7 +23,7 @@ from redis.backoff import NoBackoff
 from taskiq_sources.addresses import Address, parse_address
 from taskiq_sources.advice import Advice, classes_of
 from taskiq_sources.backends import check_either
-from taskiq_sources.errors import ScheduleValidationError, redact_url
+from taskiq_sources.errors import ScheduleValidationError, SourceClosedError, redact_url
 from taskiq_sources.listening import Listeners
 from taskiq_sources.tasking import Turnstile
 
@@ -71,11 +71,16 @@ class Server:
         pool = self.client.connection_kwargs if self._is_cluster else vars(self.client.connection_pool)
         self._calls = Turnstile(min(pool["max_connections"] or _MOST_CALLS, _MOST_CALLS))
         self._timeout = timeout.total_seconds()
+        self._closed = False
 
     async def close(self) -> None:
         """End all subscriptions, and close the client if it is ours."""
+        self._closed = True
         await self._listeners.close()
-        for client in self._owned:
+        await self._disconnect_if_closed()
+
+    async def _disconnect_if_closed(self) -> None:
+        for client in self._owned if self._closed else ():
             await client.aclose()
 
     async def run(self, script: str, keys: Sequence[bytes], *arguments: bytes | str | int) -> Any:
@@ -83,7 +88,10 @@ class Server:
 
         Raises:
             SourceConnectionError: Redis cannot be reached or refuses.
+            SourceClosedError: `close` came between the calls of an operation.
         """
+        if self._closed:
+            raise SourceClosedError(f"Redis at {self.where}: the store was closed before the call was done")
         text, sha = load_script(script)
         ask = self._ask_cluster if self._is_cluster else self._ask_server
         with self.named_errors():
@@ -95,6 +103,7 @@ class Server:
                 return await ask(keys[0], "EVAL", text, len(keys), *keys, *arguments)
             finally:
                 self._calls.pass_on()
+                await self._disconnect_if_closed()  # what was about to connect has done so after it
 
     async def _ask_cluster(self, key: bytes, *words: Any) -> Any:
         """Send a command to where `key` is, once, and return the answer with texts as bytes."""

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from taskiq_sources.errors import TaskiqSourcesError
+from taskiq_sources.errors import SourceClosedError, SourceConnectionError, TaskiqSourcesError
 from taskiq_sources.memory import MemoryData, MemoryStore
 from taskiq_sources.models import Claim, Run, RunQuery, ScheduleChanges, StoredSchedule
 from taskiq_sources.store import ScheduleStore
@@ -189,6 +189,21 @@ async def _one_after_the_other(call: Call, others: Sequence[Call], place: int, *
     return result, results, await world.end()
 
 
+async def _left_by(call: Call | None) -> dict[str, StoredSchedule]:
+    """Return what there is after a call on schedules that are held."""
+    store = MemoryStore(MemoryData())
+    await store.open()
+    world = World(store, store)
+    await world.begin(held=True)
+    if call is not None:
+        await _seen(call, store, world, _FIRST)
+    return await store.get("abc")
+
+
+async def _close(_store: ScheduleStore, world: World, _by: str) -> None:
+    await world.store.close()
+
+
 class _Amid:
     """Has others make their calls before the step of that number."""
 
@@ -228,6 +243,32 @@ class InterleavingRules:
     async def test_a_call_amid_a_settle_that_goes_on(self, store: ScheduleStore, other: ScheduleStore, meanwhile: str) -> None:
         """Whether a claim goes on is told as of when it was settled. (Look at a second look at the lease.)"""
         await self._meet(World(store, other), [_settle("ab", release=False)], MEANWHILE[meanwhile])
+
+    @pytest.mark.parametrize("call", CALLS)
+    async def test_closing_amid_a_call(self, make_store: Callable[[], ScheduleStore], other: ScheduleStore, call: str) -> None:
+        """A call whose store is closed is done or not, and raises none but our errors. (Look at what `close` takes from it.)"""
+        before = await _left_by(None)
+        after = await _left_by(CALLS[call])
+        for step in range(1, _MOST_STEPS):
+            world = World(make_store(), other)
+            await world.store.open()
+            await world.begin(held=True)
+            amid = _Amid(world, [_close], step)
+            with self.each_step(world.store, amid.before_a_step):
+                result = await _seen(CALLS[call], world.store, world, _FIRST)
+            closed = await amid.results()
+            await world.store.close()
+            left = await other.get("abc")
+            await World(other, other).clear()
+            if closed is None:
+                break
+            assert closed == [None]
+            assert not isinstance(result, type) or issubclass(result, (SourceClosedError, SourceConnectionError)), result
+            for name in "abc":
+                assert left.get(name) in (before.get(name), after.get(name)), (
+                    f"{name!r} after {result}, closed before step {step}"
+                )
+        assert 1 < step < _MOST_STEPS - 1
 
     async def _meet(self, world: World, possible: Sequence[Call], others: Sequence[Call]) -> None:
         """Have others make their calls before each step of the first of the possible calls."""
