@@ -174,15 +174,14 @@ class Database(Calls):
         return list(self._sessions)
 
     async def close(self) -> None:
-        """End watching and transactions, and close the client if it is owned."""
+        """End watching, and close the client if it is owned, with its transactions; else those under way go on to their end."""
         await self._listeners.close()
-        for session in self._sessions.values():
-            if self._owned:
-                await session.end_session()
-            elif session.in_transaction:  # else left to time: what is ended, the client hands on to calls of the application's,
-                await session.abort_transaction()  # and whoever finds a lease that we have left would interrupt those
         if self._owned:
+            for session in self._sessions.values():
+                await session.end_session()
             await answer(self._client.close())
+        # Of a client of the application's, the server forgets our sessions in time: what is ended, the client hands on to the
+        # application's calls, and whoever finds a lease that we have left would interrupt those.
 
     async def call(self, method: Callable[..., Any], *args: Any, repeat: bool = False, **options: Any) -> Any:
         """Return what a call of the driver comes to.

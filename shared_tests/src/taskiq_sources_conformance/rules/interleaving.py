@@ -129,6 +129,9 @@ CALLS: Final[dict[str, Call]] = {
     "next_due": lambda store, _world, _by: store.next_due(NOW),
 }
 
+#: Moves claims on.
+_GOING_ON: Final = _settle("ab", release=False)
+
 #: What a claim may do that leaves out `a`, because others are writing to it.
 LEAVING_OUT: Final[dict[str, Call]] = {"claim": _claim(ids=["b"]), "claim one": _claim(ids=["b"], limit=1)}
 
@@ -189,7 +192,14 @@ async def _one_after_the_other(call: Call, others: Sequence[Call], place: int, *
     return result, results, await world.end()
 
 
-async def _left_by(call: Call | None) -> dict[str, StoredSchedule]:
+async def _state(store: ScheduleStore) -> dict[str, Any]:
+    """Return for each schedule what there is of it, and of its history."""
+    rows = sorted(await store.runs(RunQuery(), limit=100), key=lambda row: row.occurrence_id)
+    found = await store.get("abc")
+    return {name: (found.get(name), [row for row in rows if row.schedule_id == name]) for name in "abc"}
+
+
+async def _left_by(call: Call | None) -> dict[str, Any]:
     """Return what there is after a call on schedules that are held."""
     store = MemoryStore(MemoryData())
     await store.open()
@@ -197,11 +207,18 @@ async def _left_by(call: Call | None) -> dict[str, StoredSchedule]:
     await world.begin(held=True)
     if call is not None:
         await _seen(call, store, world, _FIRST)
-    return await store.get("abc")
+    return await _state(store)
 
 
 async def _close(_store: ScheduleStore, world: World, _by: str) -> None:
     await world.store.close()
+
+
+def _cancelling(calling: Sequence[asyncio.Task[Any]]) -> Call:
+    async def cancel(_store: ScheduleStore, _world: World, _by: str) -> None:
+        calling[0].cancel()
+
+    return cancel
 
 
 class _Amid:
@@ -242,32 +259,40 @@ class InterleavingRules:
     @pytest.mark.parametrize("meanwhile", MEANWHILE)
     async def test_a_call_amid_a_settle_that_goes_on(self, store: ScheduleStore, other: ScheduleStore, meanwhile: str) -> None:
         """Whether a claim goes on is told as of when it was settled. (Look at a second look at the lease.)"""
-        await self._meet(World(store, other), [_settle("ab", release=False)], MEANWHILE[meanwhile])
+        await self._meet(World(store, other), [_GOING_ON], MEANWHILE[meanwhile])
 
-    @pytest.mark.parametrize("call", CALLS)
-    async def test_closing_amid_a_call(self, make_store: Callable[[], ScheduleStore], other: ScheduleStore, call: str) -> None:
-        """A call whose store is closed is done or not, and raises none but our errors. (Look at what `close` takes from it.)"""
-        before = await _left_by(None)
-        after = await _left_by(CALLS[call])
+    @pytest.mark.parametrize("call", [*CALLS, "settle that goes on"])
+    @pytest.mark.parametrize("how", ["closed", "cancelled"])
+    async def test_a_call_that_is_broken_off(
+        self, make_store: Callable[[], ScheduleStore], other: ScheduleStore, call: str, how: str
+    ) -> None:
+        """Of each schedule, a call is done, history included, or not, if the store is closed amid it, or the call cancelled.
+
+        In the first case it raises none but our errors, in the second the store is usable. (Look at what goes on without it.)
+        """
+        wanted = CALLS.get(call, _GOING_ON)
+        before, after = await _left_by(None), await _left_by(wanted)
         for step in range(1, _MOST_STEPS):
             world = World(make_store(), other)
             await world.store.open()
             await world.begin(held=True)
-            amid = _Amid(world, [_close], step)
+            calling: list[asyncio.Task[Any]] = []
+            amid = _Amid(world, [_close if how == "closed" else _cancelling(calling)], step)
             with self.each_step(world.store, amid.before_a_step):
-                result = await _seen(CALLS[call], world.store, world, _FIRST)
-            closed = await amid.results()
+                calling.append(asyncio.ensure_future(_seen(wanted, world.store, world, _FIRST)))
+                [result] = await asyncio.gather(*calling, return_exceptions=True)
+            done = await amid.results()
+            left = await _state(other if how == "closed" else world.store)
             await world.store.close()
-            left = await other.get("abc")
             await World(other, other).clear()
-            if closed is None:
+            if done is None:
                 break
-            assert closed == [None]
-            assert not isinstance(result, type) or issubclass(result, (SourceClosedError, SourceConnectionError)), result
+            assert done == [None]
+            errors = (SourceClosedError, SourceConnectionError) if how == "closed" else (asyncio.CancelledError,)
+            kind = result if isinstance(result, type) else type(result)
+            assert not issubclass(kind, BaseException) or issubclass(kind, errors), f"raised {result!r}"
             for name in "abc":
-                assert left.get(name) in (before.get(name), after.get(name)), (
-                    f"{name!r} after {result}, closed before step {step}"
-                )
+                assert left[name] in (before[name], after[name]), f"{name!r}, after {how} before step {step}"
         assert 1 < step < _MOST_STEPS - 1
 
     async def _meet(self, world: World, possible: Sequence[Call], others: Sequence[Call]) -> None:
