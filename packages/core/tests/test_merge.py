@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 import taskiq
 
 from taskiq_sources import (
+    InMemoryScheduleSource,
+    ManualClock,
     MergedScheduleSource,
+    ScheduledTask,
     ScheduleNotFoundError,
     ScheduleValidationError,
     only_new,
@@ -148,6 +151,28 @@ async def test_hooks_reach_the_owner_even_of_a_copy() -> None:
 
     assert first.calls == [("pre_send", "a"), ("post_send", "a")]
     assert second.calls == [("pre_send", "b"), ("post_send", "b")]
+
+
+@pytest.mark.parametrize("looked_at", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
+async def test_what_has_another_id_after_each_send_is_sent_each_time(copied: bool, looked_at: bool) -> None:
+    """What is handed out for one occurrence is, however the function merges, and whoever else has looked since."""
+    clock = ManualClock(datetime(2030, 1, 1, tzinfo=timezone.utc))
+    source = InMemoryScheduleSource(clock=clock)
+    await source.startup()
+    await source.add_schedule(ScheduledTask(task_name="t", labels={}, args=[], kwargs={}, cron="*/2 * * * * *", schedule_id="a"))
+    merged = MergedScheduleSource(
+        [Source(), source], lambda old, new: [*old, *([item.model_copy() for item in new] if copied else new)]
+    )
+    [entry] = await merged.get_schedules()
+    for _ in range(3):
+        clock.advance(timedelta(seconds=2))
+        await merged.pre_send(entry)
+        await merged.post_send(entry)
+        if looked_at:
+            await merged.get_schedules()
+
+    assert [run.status async for run in source.runs("a")] == ["sent"] * 3
 
 
 async def test_hooks_reach_the_owner_of_the_very_object() -> None:

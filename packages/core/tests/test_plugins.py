@@ -75,6 +75,21 @@ def test_a_password_among_the_words_of_an_error_is_not_told() -> None:
     assert redact_text(text) == "connect failed: host=db password=*** user=a"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("sasl_plain_password='s3cr3t', retries=3", "sasl_plain_password=***, retries=3"),
+        ("{'user': 'a', 'password': 's3cr3t', 'x': 1}", "{'user': 'a', 'password': ***, 'x': 1}"),
+        ('{"api_token": "s3 cr3t"}', '{"api_token": ***}'),
+        ("passwd: s3cr3t", "passwd: ***"),
+        ("unexpected token: }", "unexpected token: }"),
+        ("the password is wrong", "the password is wrong"),
+    ],
+)
+def test_quoted_secrets_are_not_told(text: str, shown: str) -> None:
+    assert redact_text(text) == shown
+
+
 def test_long_values_are_cut() -> None:
     """An error stays one log line, however large the offending value is."""
     assert len(shorten("x" * 10_000)) < 250

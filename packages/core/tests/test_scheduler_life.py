@@ -17,6 +17,7 @@ from taskiq_sources import (
     DurableScheduler,
     Health,
     InMemoryScheduleSource,
+    MergedScheduleSource,
     ScheduledTask,
     ScheduleValidationError,
     SourceClosedError,
@@ -58,6 +59,8 @@ class Broker(AsyncBroker):
 
     async def kick(self, message: BrokerMessage) -> None:
         await asyncio.sleep(self.takes)
+        if self.stops:
+            raise ConnectionError("the broker was shut down")
         self.sent.append(message.task_name)
 
     async def listen(self) -> AsyncGenerator[bytes, None]:
@@ -448,12 +451,16 @@ async def test_taskiqs_loop_is_started_again(broker: Broker, caplog: pytest.LogC
     await scheduler.stop()
 
 
-async def test_it_waits_for_what_taskiqs_loop_is_sending(broker: Broker) -> None:
+@pytest.mark.parametrize("by", ["merge_func", "source"])
+async def test_it_waits_for_what_taskiqs_loop_is_sending(broker: Broker, by: str) -> None:
     """The broker is stopped when it has the message, and the source when that is recorded."""
     source = _source()
     await source.add_schedule(_task(interval=3600))
     broker.takes = 5.0
-    scheduler = DurableScheduler(broker, [source], merge_func=preserve_all)
+    if by == "source":
+        scheduler = DurableScheduler(broker, [MergedScheduleSource([source])])
+    else:
+        scheduler = DurableScheduler(broker, [source], merge_func=preserve_all)
     await scheduler.start()
     await asyncio.sleep(3)
     assert broker.sent == []

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from taskiq_sources_conformance import SourceConformance, StoreConformance, overrides_rule
-from taskiq_sources_conformance.build import outcome, recorded, run, schedule, take_one
+from taskiq_sources_conformance.build import outcome, recorded, run
+from taskiq_sources_conformance.rules.interleaving import MEANWHILE, World
 from taskiq_sources_conformance.stock import StockLoopConformance
 
 
@@ -20,24 +21,28 @@ class TestMongoStore(StoreConformance):
 class TestStandaloneStore(TestMongoStore):
     backend = "mongo_standalone"
 
+    @pytest.mark.parametrize("meanwhile", MEANWHILE)
     @overrides_rule(
-        "without transactions, it is told a moment after settling whether a claim goes on: not if it was deleted by then"
+        "without transactions, whether a claim goes on is told a moment after it was settled: not if it has ended by then"
     )
-    async def test_a_call_amid_a_settle_that_goes_on(self, store: Any, other: Any) -> None:
-        """What is deleted between the two is lost, and so not sent, although what was settled counts."""
-        await store.put([schedule()])
-        claim = await take_one(store)
-        steps = itertools.count()
+    async def test_a_call_amid_a_settle_that_goes_on(self, store: Any, other: Any, meanwhile: str) -> None:
+        """A claim that others end between the two is lost, and so not sent, although what was settled counts."""
+        if meanwhile not in {"deleted", "made anew", "settled", "finished"}:
+            await super().test_a_call_amid_a_settle_that_goes_on(store, other, meanwhile)
+            return
+        world, steps = World(store, other), itertools.count()
+        await world.begin("running")
 
-        async def delete() -> None:
+        async def end_it() -> None:
             if next(steps) == 1:
-                assert await other.delete(["a"]) == {"a"}
+                for call in MEANWHILE[meanwhile]:
+                    await call(other, world, "others")
 
-        with self.each_step(store, delete):
-            lost = await store.settle([outcome(claim, release=False, runs=(run(),))])
+        with self.each_step(store, end_it):
+            lost = await store.settle([outcome(claim, release=False, runs=(run("a@2"),)) for claim in world.held[:1]])
 
         assert lost == {"a"}
-        assert await recorded(store) == ["a@1"]
+        assert "a@2" in await recorded(store)
 
 
 class TestMotorStore(TestMongoStore):

@@ -432,6 +432,18 @@ async def test_who_waits_for_a_hanging_server_waits_as_long_as_the_first(server:
     await store.close()
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_a_claim_ends_although_its_leases_do(server: RedisServer, shards: int) -> None:
+    """A lease of no length has ended before the claim asks for more: what it has taken already does not count as more."""
+    store = RedisStore(server.url, prefix=f"ends-{shards}", shards=shards)
+    await store.open()
+    await store.put([schedule(str(number)) for number in range(500)])
+    claims = await asyncio.wait_for(take(store, lease=timedelta(0), limit=600), PATIENCE)
+    await store.close()
+
+    assert sorted(claim.schedule.id for claim in claims) == sorted(map(str, range(500)))
+
+
 async def test_what_connects_after_closing_is_closed(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that was about to connect when the store was closed leaves no connection behind."""
     store = RedisStore(server.url)

@@ -91,12 +91,15 @@ def is_being_sent(stored: StoredSchedule, now: datetime) -> bool:
 
 
 def _ends(stored: StoredSchedule, definition: Definition, former: Definition) -> bool:
-    """Whether what is being sent is its last occurrence, by one of the definitions."""
-    last = (
-        stored.scheduled_for is not None
-        and definitions.timetable_of(former, stored.anchor).next_after(stored.scheduled_for) is None
-    )
-    return last or any(_is_used_up(each, stored.run_count + 1) for each in (definition, former))
+    """Whether what is being sent is its last occurrence by one of the definitions, and not by the other."""
+
+    def ends(each: Definition) -> bool:
+        if _is_used_up(each, stored.run_count + 1):
+            return True
+        pending = stored.scheduled_for
+        return pending is not None and definitions.timetable_of(each, stored.anchor).next_after(pending) is None
+
+    return ends(definition) != ends(former)
 
 
 def _edit(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:

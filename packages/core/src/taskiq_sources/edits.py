@@ -41,6 +41,8 @@ def resumed(stored: StoredSchedule, definition: Definition, now: datetime, *, ca
     was_only_paused = stored.paused and not stored.quarantined
     if catch_up or not was_only_paused or stored.scheduled_for is None or stored.scheduled_for >= now:
         return changes
+    if definitions.due_at(definition, definitions.timetable_of(definition, stored.anchor), stored.scheduled_for) >= now:
+        return changes  # its jitter has not passed: it is neither of the pause nor overdue
     if is_being_sent(stored, now):  # its settle moves the schedule on, and counts the run
         return changes
     timetable = definitions.timetable_of(definition, stored.anchor)

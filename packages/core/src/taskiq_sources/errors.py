@@ -27,7 +27,10 @@ _SHOWN_IDS = 5
 _KEPT_CHARACTERS = 2_000  # of an error
 _MOST_READ = 8_000  # of what others raise: it may quote a whole message
 _WORD = re.compile(r"\S+")
-_SECRET_OPTION = re.compile(r"(?i)(\b(?:\w*password|passwd|pwd|token|secret)=)[^&#\s'\"]+")
+_SECRET_OPTION = re.compile(  # password=x, 'token': 'x', password: x
+    r"(?i)(\b\w*(?:password|passwd|pwd|token|secret)(?:\s*=\s*|['\"]\s*:\s*|(?:(?<=password)|(?<=passwd)|(?<=pwd)):\s*))"
+    r"('[^']*'|\"[^\"]*\"|[^&#\s'\"]+)"
+)
 
 
 class TaskiqSourcesError(Exception):

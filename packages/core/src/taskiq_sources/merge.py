@@ -6,9 +6,10 @@ works, one that filters or changes schedules included.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeAlias
@@ -18,6 +19,8 @@ from taskiq.utils import maybe_awaitable
 
 from taskiq_sources.clock import MonotonicTimer
 from taskiq_sources.errors import ScheduleNotFoundError, ScheduleValidationError
+from taskiq_sources.source import ScheduleSource
+from taskiq_sources.stock import origin_of
 
 logger = logging.getLogger("taskiq_sources")
 
@@ -122,6 +125,10 @@ class MergedScheduleSource(taskiq.ScheduleSource):
         if error is not None:
             raise error
 
+    async def finish_sends(self) -> None:
+        """Wait until what taskiq's loop is sending is sent, and settled, where a source knows of it."""
+        await finish_sends(self.sources)
+
     async def get_schedules(self) -> Schedules:
         """Return the schedules of all sources, merged."""
         merged: Schedules = []
@@ -132,6 +139,7 @@ class MergedScheduleSource(taskiq.ScheduleSource):
             for schedule in found:
                 by_object[id(schedule)] = _Owned(schedule, source)
                 by_id.setdefault(schedule.schedule_id, source)
+                by_id.setdefault(origin_of(schedule), source)
             merged = found if index == 0 else self.merge_func(merged, found)
         # A merge function may return copies: those are found by their id.
         self._by_object, self._by_id = by_object, by_id
@@ -165,7 +173,8 @@ class MergedScheduleSource(taskiq.ScheduleSource):
     async def pre_send(self, task: taskiq.ScheduledTask) -> None:
         """Call ``pre_send`` of the source that the schedule came from."""
         owned = self._by_object.get(id(task))
-        source = owned.source if owned is not None else self._by_id.get(task.schedule_id)
+        # What was handed out for one occurrence has another id after each, and remembers whose it is.
+        source = self._by_id.get(task.schedule_id, self._by_id.get(origin_of(task))) if owned is None else owned.source
         if source is None:
             raise ScheduleNotFoundError(task.schedule_id)
         # Remembered by object: a source may change the id while it sends, and a refresh may come in between.
@@ -195,6 +204,12 @@ class MergedScheduleSource(taskiq.ScheduleSource):
             return [schedule.model_copy(deep=True) for schedule in last]
         self._last_good[index] = (MonotonicTimer(), [schedule.model_copy(deep=True) for schedule in found])
         return found
+
+
+async def finish_sends(sources: Iterable[taskiq.ScheduleSource]) -> None:
+    """Wait until what taskiq's loop is sending of these is sent, and settled, where they know of it."""
+    ours = [source for source in sources if isinstance(source, (ScheduleSource, MergedScheduleSource))]
+    await asyncio.gather(*(source.finish_sends() for source in ours))
 
 
 async def _shut_down(sources: Sequence[taskiq.ScheduleSource]) -> Exception | None:

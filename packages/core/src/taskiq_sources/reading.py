@@ -173,7 +173,10 @@ class SourceReader(taskiq.ScheduleSource):
     def _info(self, stored: StoredSchedule) -> ScheduleInfo:
         try:
             definition = definitions.read(stored, self._defaults.serializer)
-            return ScheduleInfo(state=stored, task=definition.task, manual_of=definition.manual_of)
+            task = definition.task
+            if task.cron is not None and task.cron_offset is None and definition.zone != self._defaults.timezone:
+                task.cron_offset = definition.zone  # or it would mean another time when it is stored here again
+            return ScheduleInfo(state=stored, task=task, manual_of=definition.manual_of)
         except ScheduleDecodeError as error:
             return ScheduleInfo(state=stored, task=None, error=error.problem)
 

@@ -27,7 +27,7 @@ from taskiq_sources.dispatcher import Dispatcher
 from taskiq_sources.errors import ScheduleValidationError, SourceClosedError
 from taskiq_sources.health import Health, health_of
 from taskiq_sources.kicking import kick
-from taskiq_sources.merge import MergedScheduleSource, MergeFunction
+from taskiq_sources.merge import MergedScheduleSource, MergeFunction, finish_sends
 from taskiq_sources.metrics import make_metrics
 from taskiq_sources.occurrences import Dispatch
 from taskiq_sources.sending import CancelledAfterSend, Send
@@ -145,7 +145,7 @@ class DurableMixin(TaskiqScheduler):
         try:
             await end([] if foreign is None else [foreign])
             await self._stop_engine()
-            await asyncio.gather(*(source.finish_sends() for source in self._sources if isinstance(source, ScheduleSource)))
+            await finish_sends(self._sources)
         finally:
             await super().shutdown()
 

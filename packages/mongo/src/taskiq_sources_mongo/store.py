@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -157,13 +158,20 @@ class MongoStore(SessionStore[Database]):
         for some in portions(ids, _MOST_IDS):
             left = some
             while left := list(await database.ids("alive", ids=left)):
-                done = await (database.run("delete_one", id=left[0]) if len(left) == 1 else database.run("delete", ids=left))
-                if done.deleted_count or len(left) > 1:  # which of several others have deleted meanwhile, the server does not say
+                deleted, may_be_others = await self._delete(left)
+                if deleted or may_be_others:
                     existed.update(left)
-                if done.deleted_count == len(left):
+                if deleted == len(left):
                     break
                 await outbox.move_of(database, left)  # the history of a schedule stays
         return frozenset(existed)
+
+    async def _delete(self, ids: list[str]) -> tuple[int, bool]:
+        """Delete what has no outbox; return how many, and whether somebody else may have deleted those that are missing."""
+        if len(ids) == 1:
+            with suppress(SourceConnectionError):  # it may have been done: then it was there, as far as can be known
+                return (await self._session.run("delete_one", id=ids[0])).deleted_count, False
+        return (await self._session.run("delete", ids=ids)).deleted_count, True
 
     async def update(
         self,

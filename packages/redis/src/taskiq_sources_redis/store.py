@@ -120,12 +120,13 @@ class RedisStore(SessionStore[Server]):
         chosen: list[Place] = []
 
         async def take(wanted: int, keys: Keys, told: bytes) -> int:
-            """Take from a place; return how many there were to take, be they more than an answer holds."""
+            """Take from a place; return how many there were to take that had not been, be they more than an answer holds."""
             is_cut, *answer = await self._session.run("claim", keys, *window, wanted, *mark, told)
             with collector_waits():
                 some = list(records.unpack_schedules([answer]))
+            new = sum(one.id not in taken for one in some)
             taken.update((one.id, one) for one in some)
-            return wanted if is_cut else len(some)
+            return wanted if is_cut and new else new
 
         try:
             while (wanted := min(limit - len(taken), BATCH)) > 0:

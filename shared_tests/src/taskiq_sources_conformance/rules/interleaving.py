@@ -12,7 +12,7 @@ import pytest
 
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, TaskiqSourcesError
 from taskiq_sources.memory import MemoryData, MemoryStore
-from taskiq_sources.models import Claim, Run, RunQuery, ScheduleChanges, StoredSchedule
+from taskiq_sources.models import Claim, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_conformance.build import LEASE, NOW, TIMEOUT, at, outcome, run, schedule, take
 
@@ -21,6 +21,9 @@ _A_MOMENT = 0.02
 
 #: A call takes fewer steps, or it does not end.
 _MOST_STEPS = 60
+
+#: Whether schedules are claimed when a call begins, and how long the leases last.
+_HELD = ("free", "ended", "running")
 
 #: Who makes a call, and who makes others meanwhile.
 _FIRST, _OTHERS = "first", "others"
@@ -42,15 +45,16 @@ class World:
     held: list[Claim] = field(default_factory=list)
     taken: dict[str, list[Claim]] = field(default_factory=dict)
 
-    async def begin(self, *, held: bool) -> None:
-        """Store two schedules that are due; if `held`, they have been claimed, and the leases have just ended."""
+    async def begin(self, held: str) -> None:
+        """Store two schedules that are due: free, or claimed with a lease that has just ended, or with one that runs."""
         self.held, self.taken = [], {}
-        await self.store.put([schedule("a"), schedule("b")])
-        if held:
-            self.held = await take(self.store, now=NOW - LEASE, claimant="before", early=LEASE)
+        await self.store.put([schedule("a"), schedule("b", next_run_at=at(ms=-500))])
+        if held != "free":
+            self.held = await take(self.store, now=NOW if held == "running" else NOW - LEASE, claimant="before", early=LEASE)
 
     async def end(self) -> Any:
-        """Settle whatever was claimed, and return how that went and what is left."""
+        """Settle whatever was claimed, and what can be claimed after that, and return how that went and what is left."""
+        await _claim()(self.store, self, "last")
         lost = [
             sorted(await self.store.settle([outcome(claim, runs=(run(f"{claim.schedule.id}@{by}", claimant=by),))]))
             for by, claims in sorted(self.taken.items())
@@ -126,6 +130,8 @@ CALLS: Final[dict[str, Call]] = {
     "pause": _update(paused=True),
     "delete": _delete("a"),  # which of several existed when others delete them too, not every server can say
     "get": lambda store, _world, _by: store.get("ab"),
+    "page": lambda store, _world, _by: store.page(ScheduleQuery(), limit=10),
+    "runs": lambda store, _world, _by: store.runs(RunQuery(), limit=10),
     "next_due": lambda store, _world, _by: store.next_due(NOW),
 }
 
@@ -133,7 +139,10 @@ CALLS: Final[dict[str, Call]] = {
 _GOING_ON: Final = _settle("ab", release=False)
 
 #: What a claim may do that leaves out `a`, because others are writing to it.
-LEAVING_OUT: Final[dict[str, Call]] = {"claim": _claim(ids=["b"]), "claim one": _claim(ids=["b"], limit=1)}
+LEAVING_OUT: Final[dict[str, list[Call]]] = {
+    "claim": [_claim(ids=["b"])],
+    "claim one": [_claim(ids=["b"], limit=1), _claim(ids=[])],
+}
 
 #: What others do to `a` alone, or `c`, in a call or two: a call for several schedules need not be one step for all of them.
 MEANWHILE: Final[dict[str, Sequence[Call]]] = {
@@ -177,13 +186,13 @@ def _brief(seen: Any) -> str:
     return str(seen)
 
 
-async def _one_after_the_other(call: Call, others: Sequence[Call], place: int, *, held: bool) -> tuple[Any, Any, Any]:
+async def _one_after_the_other(call: Call, others: Sequence[Call], place: int, held: str) -> tuple[Any, Any, Any]:
     """Return what is seen when a call comes after so many of the others', on the reference."""
     store, other = (MemoryStore(data) for data in [MemoryData()] * 2)
     await store.open()
     await other.open()
     world, result, results = World(store, other), None, []
-    await world.begin(held=held)
+    await world.begin(held)
     for turn in range(len(others) + 1):
         if turn == place:
             result = await _seen(call, store, world, _FIRST)
@@ -204,7 +213,7 @@ async def _left_by(call: Call | None) -> dict[str, Any]:
     store = MemoryStore(MemoryData())
     await store.open()
     world = World(store, store)
-    await world.begin(held=True)
+    await world.begin("ended")
     if call is not None:
         await _seen(call, store, world, _FIRST)
     return await _state(store)
@@ -229,12 +238,20 @@ class _Amid:
         self._calls = calls
         self._steps_left = step
         self._making: asyncio.Task[list[Any]] | None = None
+        #: Whether the others had not come to their end when the call went on.
+        self.goes_on = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was such a step."""
+        return self._making is not None
 
     async def before_a_step(self) -> None:
         self._steps_left -= 1
         if self._steps_left == 0:
             self._making = asyncio.ensure_future(self._make())
             await asyncio.wait({self._making}, timeout=_A_MOMENT)
+            self.goes_on = not self._making.done()
 
     async def _make(self) -> list[Any]:
         return [await _seen(call, self._world.other, self._world, _OTHERS) for call in self._calls]
@@ -253,13 +270,12 @@ class InterleavingRules:
     @pytest.mark.parametrize("call", CALLS)
     async def test_a_call_amid_a_call(self, store: ScheduleStore, other: ScheduleStore, call: str, meanwhile: str) -> None:
         """What a call has found may be different when it writes. (Look at what each statement takes for granted.)"""
-        possible = [CALLS[call], *([LEAVING_OUT[call]] if call in LEAVING_OUT else [])]
-        await self._meet(World(store, other), possible, MEANWHILE[meanwhile])
+        await self._meet(World(store, other), CALLS[call], LEAVING_OUT.get(call, []), MEANWHILE[meanwhile])
 
     @pytest.mark.parametrize("meanwhile", MEANWHILE)
     async def test_a_call_amid_a_settle_that_goes_on(self, store: ScheduleStore, other: ScheduleStore, meanwhile: str) -> None:
         """Whether a claim goes on is told as of when it was settled. (Look at a second look at the lease.)"""
-        await self._meet(World(store, other), [_GOING_ON], MEANWHILE[meanwhile])
+        await self._meet(World(store, other), _GOING_ON, [], MEANWHILE[meanwhile])
 
     @pytest.mark.parametrize("call", [*CALLS, "settle that goes on"])
     @pytest.mark.parametrize("how", ["closed", "cancelled"])
@@ -275,7 +291,7 @@ class InterleavingRules:
         for step in range(1, _MOST_STEPS):
             world = World(make_store(), other)
             await world.store.open()
-            await world.begin(held=True)
+            await world.begin("ended")
             calling: list[asyncio.Task[Any]] = []
             amid = _Amid(world, [_close if how == "closed" else _cancelling(calling)], step)
             with self.each_step(world.store, amid.before_a_step):
@@ -295,30 +311,32 @@ class InterleavingRules:
                 assert left[name] in (before[name], after[name]), f"{name!r}, after {how} before step {step}"
         assert 1 < step < _MOST_STEPS - 1
 
-    async def _meet(self, world: World, possible: Sequence[Call], others: Sequence[Call]) -> None:
-        """Have others make their calls before each step of the first of the possible calls."""
-        for held in (False, True):
+    async def _meet(self, world: World, call: Call, leaving_out: Sequence[Call], others: Sequence[Call]) -> None:
+        """Have others make their calls before each step of a call; those that leave `a` out may come in its place."""
+        for held in _HELD:
             places = range(len(others) + 1)
-            expected = [await _one_after_the_other(call, others, place, held=held) for call in possible for place in places]
+            expected = [await _one_after_the_other(call, others, place, held) for place in places]
+            besides = [await _one_after_the_other(each, others, place, held) for each in leaving_out for place in places]
             for step in range(1, _MOST_STEPS):
-                found, has_met = await self._seen_amid(world, possible[0], others, step, held=held)
-                if not has_met:
+                amid = _Amid(world, others, step)
+                found = await self._seen_amid(world, call, amid, held)
+                if not amid.has_begun:
                     break
-                if found not in expected:
-                    where = f"others call before step {step}, {'after' if held else 'without'} a claim that has ended; seen:"
-                    pytest.fail(f"{where}\n  {_brief(found)}\nis none of\n  " + "\n  ".join(map(_brief, expected)))
+                possible = [*expected, *(besides if step > 1 or amid.goes_on else [])]
+                if found not in possible:
+                    where = f"others call before step {step}, claims: {held}; seen:"
+                    pytest.fail(f"{where}\n  {_brief(found)}\nis none of\n  " + "\n  ".join(map(_brief, possible)))
             assert step < _MOST_STEPS - 1, "a call does not end"
-            assert step > 1 or not held, "each_step() tells of no step"
+            assert step > 1 or held == "free", "each_step() tells of no step"
 
-    async def _seen_amid(
-        self, world: World, call: Call, others: Sequence[Call], step: int, *, held: bool
-    ) -> tuple[tuple[Any, Any, Any], bool]:
-        """Return what is seen when others call before that step of a call, and whether it has one."""
-        await world.begin(held=held)
-        amid = _Amid(world, others, step)
-        with self.each_step(world.store, amid.before_a_step):
-            result = await _seen(call, world.store, world, _FIRST)
-        results = await amid.results()
+    async def _seen_amid(self, world: World, call: Call, amid: _Amid, held: str) -> tuple[Any, Any, Any]:
+        """Return what is seen when others call amid a call."""
+        await world.begin(held)
+        try:
+            with self.each_step(world.store, amid.before_a_step):
+                result = await _seen(call, world.store, world, _FIRST)
+        finally:
+            results = await amid.results()
         found = result, results, await world.end()
         await world.clear()
-        return found, results is not None
+        return found

@@ -63,6 +63,17 @@ class PausingRules:
         assert nominal(await play(source, clock, following)) == [following]
         assert [row.coalesced for row in await rows(source)] == [1]
 
+    async def test_resume_keeps_what_its_jitter_delays(self, source: ScheduleSource, clock: ManualClock) -> None:
+        """What is not due yet was not in the pause, though its nominal time has passed. (Look at `due_at` in `resumed`.)"""
+        stored = await add(source, cron="0 13 * * *", schedule_options=ScheduleOptions(jitter=HOUR))
+        assert stored.next_run_at is not None and stored.next_run_at > NOON + HOUR + 2 * SECOND, "another id would be later"
+        clock.set(NOON + HOUR + SECOND)
+        await source.pause("a")
+        info = await source.resume("a")
+
+        assert (info.state.scheduled_for, info.state.next_run_at) == (NOON + HOUR, stored.next_run_at)
+        assert nominal(await play(source, clock, NOON + 2 * HOUR)) == [NOON + HOUR]
+
     async def test_a_window_that_closed_during_the_pause_leaves_nothing_to_send(
         self, source: ScheduleSource, clock: ManualClock
     ) -> None:

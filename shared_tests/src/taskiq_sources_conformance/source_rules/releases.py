@@ -32,6 +32,39 @@ from taskiq_sources_conformance.source_build import (
 class ReleaseRules:
     """Whatever is declared, and declared otherwise, and declared again, nothing is sent twice, and nothing is lost in silence."""
 
+    # -- amid a send that hangs ----------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            {"time": NOON + HOUR},
+            {"cron": "0 13 * * *", "schedule_options": ScheduleOptions(max_runs=1)},
+            {"cron": "0 13 * * *", "schedule_options": ScheduleOptions(end_at=NOON + 2 * HOUR)},
+        ],
+        ids=["one-off", "max_runs", "end_at"],
+    )
+    @pytest.mark.parametrize("lives", [False, True], ids=["dies", "lives"])
+    async def test_the_last_occurrence_gets_other_arguments(
+        self, source: ScheduleSource, clock: ManualClock, last: dict[str, Any], lives: bool
+    ) -> None:
+        """If its sender has died, it is sent when the lease has ended; else it was sent. (Look at `_ends`.)
+
+        With them, unless the declaration has no occurrence left and so ends what is stored.
+        """
+        await add(source, args=["old"], **last)
+        clock.set(NOON + HOUR)
+        dispatch = await take_one(source)
+        clock.advance(5 * SECOND)
+        await source.add_schedule(scheduled(args=["new"], **last))
+        if lives:
+            await source.desk.sent(dispatch)
+        sent = await play(source, clock, NOON + DAY)
+
+        ended = last.get("schedule_options", ScheduleOptions()).end_at is not None
+        assert [each.definition.args for each in sent] == ([] if lives else [["old" if ended else "new"]])
+        assert [(row.status, row.scheduled_for) for row in await rows(source)] == [("sent", dispatch.scheduled_for)]
+        assert await source.get_schedule("a") is None
+
     # -- taken back ----------------------------------------------------------------------------------------------------------
 
     async def test_a_pace_that_is_taken_back(self, source: ScheduleSource, clock: ManualClock) -> None:

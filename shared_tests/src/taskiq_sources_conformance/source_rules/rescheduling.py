@@ -128,6 +128,19 @@ class ReschedulingRules:
         found = await state(source)
         assert (found.paused, found.owner, found.created_at, found.updated_at) == (True, "me", NOW, NOW + MINUTE)
 
+    @pytest.mark.parametrize("default", ["UTC", "Asia/Tokyo"])
+    async def test_other_arguments_leave_the_zone(self, open_source: Any, default: str) -> None:
+        """What is read, and stored with other arguments, runs when it did, by whatever source. (Look at `_info`.)"""
+        writer: ScheduleSource = await open_source(default_timezone=default)
+        before = await add(writer, cron="0 7 * * *")
+        editor: ScheduleSource = await open_source(default_timezone="Europe/Berlin")
+        task = await definition(editor)
+        await editor.add_schedule(task.model_copy(update={"args": ["other"]}))
+
+        after = await state(editor)
+        assert (after.next_run_at, after.anchor) == (before.next_run_at, before.anchor)
+        assert (await definition(writer)).args == ["other"]
+
     async def test_options_stay_whatever_the_sources_defaults(self, open_source: Any) -> None:
         """Options that were in force stay, also if they equal a default that this source does not have. (Look at `redefine`.)"""
         writer: ScheduleSource = await open_source()

@@ -122,10 +122,17 @@ def _refuse_ambiguous(text: str, field: _Field, part: str) -> None:
             _refuse(text, f"{field.name} {entry} is a range of one value; write {match['low']}, or * for all")
         if match is not None and (match["step"] or "").isdigit() and int(match["step"]) > field.high - field.low + 1:
             _refuse(text, f"{field.name} {entry}: the step is longer than the field; use interval= for a longer period")
+        if match is not None and match["high"] and match["step"] and _rank(field, match["low"]) > _rank(field, match["high"]):
+            _refuse(text, f"{field.name} {entry} goes round the end of the field in steps; write the values")
     if field is _WEEKDAY:
         in_month = [entry for entry in entries if "#" in entry or entry.startswith("l")]
         if in_month and len(in_month) < len(entries):
             _refuse(text, f"{field.name} {part} mixes {in_month[0]} with whole weekdays; split it into two schedules")
+
+
+def _rank(field: _Field, value: str) -> int:
+    """Return the number of a value or a name; croniter refuses what is neither."""
+    return field.names.index(value) + field.low if value in field.names else int(value) if value.isdigit() else -1
 
 
 def _parse_fields(text: str, parts: list[str], layout: tuple[_Field, ...]) -> CronFields:
