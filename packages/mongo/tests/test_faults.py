@@ -117,6 +117,17 @@ async def test_a_settle_whose_answer_is_lost_knows_what_it_has_done(server: Mong
     assert set(await store.get(["a", "b", "taken"])) == {"b", "taken"}
 
 
+async def test_a_delete_whose_answer_is_lost_tells_what_there_was(server: MongoServer, store: StandaloneMongoStore) -> None:
+    """It has been done, or is done again, and what was there before counts as deleted by us."""
+    await store.put([schedule()])
+    lost_answers = _lose_answers(store, "delete_one")
+
+    assert await store.delete(["a"]) == {"a"}
+    assert lost_answers == ["delete_one"]
+    assert await store.get(["a"]) == {}
+    assert await store.delete(["a"]) == frozenset()
+
+
 async def test_a_claim_whose_answer_is_lost_is_returned(server: MongoServer, store: StandaloneMongoStore) -> None:
     """A claim that the server has made, but could not tell, is found by its token."""
     await store.put([schedule("a"), schedule("b")])
@@ -388,19 +399,19 @@ def _sent(claim: Claim) -> Any:
     return outcome(claim, finished=True, runs=(run(f"{schedule_id}@{at(-1).isoformat()}", schedule_id=schedule_id),))
 
 
-def _lose_answers(store: StandaloneMongoStore) -> list[str]:
-    """Let the next update of many schedules reach the server, and its answer get lost on the way back."""
+def _lose_answers(store: StandaloneMongoStore, of: str = "update_many") -> list[str]:
+    """Let the next such call for schedules reach the server, and its answer get lost on the way back."""
     schedules = store._session.schedules
-    original, lost = schedules.update_many, []
+    original, lost = getattr(schedules, of), []
 
-    async def update_many(*args: Any, **kwargs: Any) -> Any:
+    async def call(*args: Any, **kwargs: Any) -> Any:
         done = await original(*args, **kwargs)
         if not lost:
-            lost.append("update_many")
+            lost.append(of)
             raise pymongo.errors.AutoReconnect("connection closed")
         return done
 
-    schedules.update_many = update_many  # type: ignore[method-assign]
+    setattr(schedules, of, call)
     return lost
 
 

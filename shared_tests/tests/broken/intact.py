@@ -109,7 +109,7 @@ class BrokenConformance(StoreConformance):
             return step
 
         with pytest.MonkeyPatch.context() as patch:
-            for name in ("put", "get", "delete", "update", "claim", "renew", "settle", "next_due"):
+            for name in ("put", "get", "page", "delete", "update", "claim", "renew", "settle", "next_due", "runs"):
                 patch.setattr(store, name, stepwise(getattr(store, name)))
             patch.setattr(store, "others_run", before)
             yield
