@@ -61,23 +61,6 @@ def test_credentials_in_other_people_s_messages_are_removed() -> None:
         ("no redis://host/0?password=pa%26ss&db=1!", "no redis://host/0?password=***&db=1!"),
         ("no 'postgres://host/db?user=u&sslpassword=secret'", "no 'postgres://host/db?user=u&sslpassword=***'"),
         ("passwords are wrong?", "passwords are wrong?"),
-    ],
-)
-def test_secret_options_in_other_people_s_messages_are_removed(text: str, shown: str) -> None:
-    """Many drivers take a password as an option of the URL too."""
-    assert redact_text(text) == shown
-
-
-def test_a_password_among_the_words_of_an_error_is_not_told() -> None:
-    """As of a connection string in the form of libpq."""
-    text = "connect failed: host=db password=s3cret user=a"
-
-    assert redact_text(text) == "connect failed: host=db password=*** user=a"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
         ("sasl_plain_password='s3cr3t', retries=3", "sasl_plain_password=***, retries=3"),
         ("{'user': 'a', 'password': 's3cr3t', 'x': 1}", "{'user': 'a', 'password': ***, 'x': 1}"),
         ('{"api_token": "s3 cr3t"}', '{"api_token": ***}'),
@@ -86,8 +69,16 @@ def test_a_password_among_the_words_of_an_error_is_not_told() -> None:
         ("the password is wrong", "the password is wrong"),
     ],
 )
-def test_quoted_secrets_are_not_told(text: str, shown: str) -> None:
+def test_secret_options_in_other_people_s_messages_are_removed(text: str, shown: str) -> None:
+    """Many drivers take a password as an option of the URL too, or show what options they were given."""
     assert redact_text(text) == shown
+
+
+def test_a_password_among_the_words_of_an_error_is_not_told() -> None:
+    """As of a connection string in the form of libpq."""
+    text = "connect failed: host=db password=s3cret user=a"
+
+    assert redact_text(text) == "connect failed: host=db password=*** user=a"
 
 
 def test_long_values_are_cut() -> None:

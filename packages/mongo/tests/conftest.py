@@ -12,7 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import pymongo
@@ -20,9 +20,13 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from taskiq_sources_conformance import Unreachable
+from taskiq_sources_conformance.build import stepwise
 from taskiq_sources_conformance.servers import url_or_skip
 from taskiq_sources_mongo import MongoScheduleSource, MongoStore, StandaloneMongoStore
 from taskiq_sources_mongo.database import Calls, Database, Transaction
+
+#: What reaches the server.
+AnyCall: TypeAlias = Callable[..., Awaitable[Any]]
 
 #: So many documents are sooner taken out than their collection and its indexes are made anew.
 _FEW = 300
@@ -120,26 +124,7 @@ class Place:
     @contextlib.contextmanager
     def each_step(self, store: MongoStore, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
         """Do something before each call of the driver, and before each commit."""
-        database = store._session
-        of_transaction = Transaction.call
-
-        def stepwise(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            async def step(*args: Any, **options: Any) -> Any:
-                await before()
-                return await call(*args, **options)
-
-            return step
-
-        async def call(transaction: Transaction, *args: Any, **options: Any) -> Any:
-            if transaction.schedules is database.schedules:
-                await before()
-            return await of_transaction(transaction, *args, **options)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(database, "call", stepwise(database.call))
-            patch.setattr(Transaction, "call", call)
-            for session in database._sessions.values():
-                patch.setattr(session, "commit_transaction", stepwise(session.commit_transaction))
+        with _wrapped(store, lambda call: stepwise(call, before)):
             yield
 
     def close(self) -> None:
@@ -283,33 +268,40 @@ def dying() -> Callable[[MongoStore, int], contextlib.AbstractContextManager[Lif
 
 @contextlib.contextmanager
 def _dying(store: MongoStore, calls: int) -> Iterator[Life]:
-    database, life = store._session, Life(calls)
-    of_transaction = Transaction.call
-    mortal = life.mortal(of_transaction)
+    life = Life(calls)
 
-    async def call(transaction: Transaction, *args: Any, **options: Any) -> Any:
-        ours = transaction.schedules is database.schedules
-        return await (mortal if ours else of_transaction)(transaction, *args, **options)
-
-    def committing(session: Any) -> Callable[[], Awaitable[None]]:
-        mortal_commit = life.mortal(session.commit_transaction)
-
-        async def commit() -> None:
-            await mortal_commit()
+    def noticed(commit: AnyCall) -> AnyCall:
+        async def commit_and_notice() -> None:
+            await commit()
             life.committed = True
 
-        return commit
+        return commit_and_notice
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "call", life.mortal(database.call))
-        patch.setattr(Transaction, "call", call)
-        for session in database._sessions.values():
-            patch.setattr(session, "commit_transaction", committing(session))
+    with _wrapped(store, life.mortal) as patch:
+        for session in store._session._sessions.values():
+            patch.setattr(session, "commit_transaction", noticed(session.commit_transaction))
             patch.setattr(session, "abort_transaction", _nothing)
         try:
             yield life
         except _Died:
             life.died = True
+
+
+@contextlib.contextmanager
+def _wrapped(store: MongoStore, wrap: Callable[[AnyCall], AnyCall]) -> Iterator[pytest.MonkeyPatch]:
+    """Wrap each call of the driver that a store makes, commits included, for a block."""
+    database, of_transaction = store._session, Transaction.call
+    ours = wrap(of_transaction)
+
+    async def call(transaction: Transaction, *args: Any, **options: Any) -> Any:
+        return await (ours if transaction.schedules is database.schedules else of_transaction)(transaction, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "call", wrap(database.call))
+        patch.setattr(Transaction, "call", call)
+        for session in database._sessions.values():
+            patch.setattr(session, "commit_transaction", wrap(session.commit_transaction))
+        yield patch
 
 
 async def _nothing() -> None: ...

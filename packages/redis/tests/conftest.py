@@ -14,6 +14,7 @@ import redis
 from redis.cluster import RedisCluster
 
 from taskiq_sources_conformance import Unreachable
+from taskiq_sources_conformance.build import stepwise
 from taskiq_sources_conformance.servers import url_or_skip
 from taskiq_sources_redis import RedisScheduleSource, RedisStore
 from taskiq_sources_redis.shards import Shards
@@ -72,14 +73,8 @@ class Place:
     @contextmanager
     def each_step(self, store: RedisStore, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
         """Do something before each script."""
-        run = store._session.run
-
-        async def stepwise(*arguments: Any) -> Any:
-            await before()
-            return await run(*arguments)
-
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(store._session, "run", stepwise)
+            patch.setattr(store._session, "run", stepwise(store._session.run, before))
             yield
 
     def clear(self) -> None:

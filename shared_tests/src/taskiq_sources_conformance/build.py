@@ -6,7 +6,7 @@ fields it is about.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -163,3 +163,13 @@ def without_lease(found: StoredSchedule) -> StoredSchedule:
 def code_points(ids: Collection[str]) -> list[str]:
     """Return `ids` in the contract's order. Python compares text by code points."""
     return sorted(ids)
+
+
+def stepwise(call: Callable[..., Awaitable[Any]], before: Callable[[], Awaitable[None]]) -> Callable[..., Awaitable[Any]]:
+    """Return `call`, made after `before`: what ``each_step`` does to whatever reaches a server."""
+
+    async def step(*args: Any, **options: Any) -> Any:
+        await before()
+        return await call(*args, **options)
+
+    return step

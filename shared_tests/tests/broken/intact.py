@@ -19,6 +19,7 @@ from taskiq_sources.models import (
 )
 from taskiq_sources.store import ScheduleStore
 from taskiq_sources_conformance import StoreConformance, StoreStateMachine, Unreachable
+from taskiq_sources_conformance.build import stepwise
 from taskiq_sources_conformance.rules import push
 
 NEWER_SCHEMA = "\0newer schema"  # among the tokens: no id contains a NUL
@@ -100,17 +101,9 @@ class BrokenConformance(StoreConformance):
     @contextmanager
     def each_step(self, store: ScheduleStore, before: Callable[[], Awaitable[None]]) -> Iterator[None]:
         """Do something before each call, and where others get their turn amid it."""
-
-        def stepwise(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            async def step(*args: Any, **options: Any) -> Any:
-                await before()
-                return await method(*args, **options)
-
-            return step
-
         with pytest.MonkeyPatch.context() as patch:
             for name in ("put", "get", "page", "delete", "update", "claim", "renew", "settle", "next_due", "runs"):
-                patch.setattr(store, name, stepwise(getattr(store, name)))
+                patch.setattr(store, name, stepwise(getattr(store, name), before))
             patch.setattr(store, "others_run", before)
             yield
 

@@ -39,7 +39,9 @@ def continued(
     goes_on = runs_alike if former is None else _triggers(former) == _triggers(definition)
     is_up_to_date = runs_alike and stored.scheduled_for is not None and not _is_used_up(definition, stored.run_count)
     is_sending = is_being_sent(stored, now)
-    if (is_up_to_date or (goes_on and is_sending)) and not (is_sending and _ends(stored, definition, former or definition)):
+    # Its outcome ends the schedule, or has it go on, as the former says: the document alone is enough if both say the same.
+    may_stay = is_up_to_date or (goes_on and is_sending)
+    if may_stay and not (is_sending and former is not None and _is_last(stored, former) != _is_last(stored, definition)):
         # What is being sent would be sent again if anything was said of what is pending, and if its sender has died, it would be
         # lost. The rest is made good when it is declared again: the former definition tells by what that was found.
         return ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
@@ -90,16 +92,12 @@ def is_being_sent(stored: StoredSchedule, now: datetime) -> bool:
     return is_in_flight(stored, now) and stored.attempt > 0
 
 
-def _ends(stored: StoredSchedule, definition: Definition, former: Definition) -> bool:
-    """Whether what is being sent is its last occurrence by one of the definitions, and not by the other."""
-
-    def ends(each: Definition) -> bool:
-        if _is_used_up(each, stored.run_count + 1):
-            return True
-        pending = stored.scheduled_for
-        return pending is not None and definitions.timetable_of(each, stored.anchor).next_after(pending) is None
-
-    return ends(definition) != ends(former)
+def _is_last(stored: StoredSchedule, definition: Definition) -> bool:
+    """Whether what is being sent is the last occurrence by this definition."""
+    if _is_used_up(definition, stored.run_count + 1):
+        return True
+    pending = stored.scheduled_for
+    return pending is not None and definitions.timetable_of(definition, stored.anchor).next_after(pending) is None
 
 
 def _edit(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:

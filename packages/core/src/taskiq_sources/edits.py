@@ -41,11 +41,11 @@ def resumed(stored: StoredSchedule, definition: Definition, now: datetime, *, ca
     was_only_paused = stored.paused and not stored.quarantined
     if catch_up or not was_only_paused or stored.scheduled_for is None or stored.scheduled_for >= now:
         return changes
-    if definitions.due_at(definition, definitions.timetable_of(definition, stored.anchor), stored.scheduled_for) >= now:
+    timetable = definitions.timetable_of(definition, stored.anchor)
+    if definitions.due_at(definition, timetable, stored.scheduled_for) >= now:
         return changes  # its jitter has not passed: it is neither of the pause nor overdue
     if is_being_sent(stored, now):  # its settle moves the schedule on, and counts the run
         return changes
-    timetable = definitions.timetable_of(definition, stored.anchor)
     following = timetable.next_after(now - MILLISECOND)
     if following is None and definition.is_one_off:
         return changes

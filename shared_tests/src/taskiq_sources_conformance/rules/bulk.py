@@ -106,7 +106,7 @@ class BulkRules:
     async def test_one_outcome_differs(self, store: ScheduleStore, field: str, reverse: bool, odd: str) -> None:
         """All outcomes of a batch are equal but one, in one field. (Look at values that are taken from the first of them.)"""
         await store.put([schedule(name) for name in "abc"])
-        values = {name: OUTCOMES[field][:: -1 if reverse else 1][name == odd] for name in "abc"}
+        values = _all_but_one(OUTCOMES[field], odd, reverse=reverse)
         claims = await take(store)
         settled = {claim.schedule.id: outcome(claim, **{field: values[claim.schedule.id]}) for claim in claims}
 
@@ -121,7 +121,7 @@ class BulkRules:
     async def test_one_history_row_differs(self, store: ScheduleStore, field: str, reverse: bool, odd: str) -> None:
         """All history rows of a batch are equal but one, in one field. (Look at values that are taken from the first of them.)"""
         await store.put([schedule(name) for name in "abc"])
-        values = {name: RUNS[field][:: -1 if reverse else 1][name == odd] for name in "abc"}
+        values = _all_but_one(RUNS[field], odd, reverse=reverse)
         rows = {name: run(f"{name}@1", **{"schedule_id": name, field: values[name]}) for name in "abc"}
         await store.settle([outcome(claim, runs=(rows[claim.schedule.id],)) for claim in await take(store)])
 
@@ -147,6 +147,12 @@ class BulkRules:
         await store.put(list(given.values()))
 
         assert await store.get("abc") == {name: replace(one, revision=1, timing_revision=1) for name, one in given.items()}
+
+
+def _all_but_one(pair: tuple[Any, Any], odd: str, *, reverse: bool) -> dict[str, Any]:
+    """Return a value for each schedule: one of the pair, and for the odd one the other."""
+    usual, other = reversed(pair) if reverse else pair
+    return {name: other if name == odd else usual for name in "abc"}
 
 
 def _settled(outcome: Outcome) -> StoredSchedule:

@@ -47,7 +47,7 @@ class ReleaseRules:
     async def test_the_last_occurrence_gets_other_arguments(
         self, source: ScheduleSource, clock: ManualClock, last: dict[str, Any], lives: bool
     ) -> None:
-        """If its sender has died, it is sent when the lease has ended; else it was sent. (Look at `_ends`.)
+        """If its sender has died, it is sent when the lease has ended; else it was sent. (Look at `_is_last`.)
 
         With them, unless the declaration has no occurrence left and so ends what is stored.
         """
@@ -125,7 +125,7 @@ class ReleaseRules:
     async def test_a_limit_that_changes_while_the_last_run_is_sent(
         self, source: ScheduleSource, clock: ManualClock, before: int | None, after: int
     ) -> None:
-        """The new limit holds, counting that run. (Look at `_ends`.)"""
+        """The new limit holds, counting that run. (Look at `_is_last`.)"""
         await add(source, interval=3600, schedule_options=ScheduleOptions(max_runs=before))
         await send_due(source)
         clock.advance(HOUR)
