@@ -9,6 +9,7 @@ from typing import Any
 
 from intact import IntactStore, conformance_classes, defects_of
 
+from taskiq_sources.memory import MemoryData
 from taskiq_sources.models import (
     Claim,
     Outcome,
@@ -50,6 +51,25 @@ class ClaimTellsWhatItHasRead(IntactStore):
             replace(claim, schedule=replace(claim.schedule, scheduled_for=scheduled_for))
             for claim, scheduled_for in zip(claims, found, strict=True)
         ]
+
+
+class ClaimLooksWhereAllLook(IntactStore):
+    """Sees who is the oldest, lets others run, takes it if it is still there, and else looks for the oldest again, some times."""
+
+    caught_by = ("test_a_claim_that_others_come_before",)
+    caught_by_machine = False
+
+    async def claim(self, now: datetime, *, ids: Collection[str] | None = None, **arguments: Any) -> list[Claim]:
+        if ids is not None:
+            return await super().claim(now, ids=ids, **arguments)
+        for _ in range(10):
+            rehearsal = IntactStore(MemoryData(dict(self._data.schedules), dict(self._data.tokens)))
+            await rehearsal.open()
+            oldest = await rehearsal.claim(now, **arguments)
+            await self.others_run()
+            if claims := await super().claim(now, ids=[found.schedule.id for found in oldest], **arguments):
+                return claims
+        return []
 
 
 class ExpiredLeaseNeverClaimable(IntactStore):

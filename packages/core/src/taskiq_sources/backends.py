@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from itertools import islice
@@ -113,6 +114,11 @@ class SessionStore(ScheduleStore, Generic[SessionT]):
         if self._opened is None:
             raise SourceClosedError(f"{self!r} is not open: await startup() first")
         return self._opened
+
+
+def some_of(found: Sequence[T], wanted: int) -> Sequence[T]:
+    """Return up to `wanted` of what was found; of more than that, by chance, as others who find the same pick too."""
+    return found if len(found) <= wanted else random.sample(found, wanted)
 
 
 def changed_fields(changes: ScheduleChanges) -> dict[str, Any]:

@@ -27,8 +27,9 @@ is not open raises a `SourceClosedError`.
 **Concurrency.** One store object may be used by many asyncio tasks of one event loop at once, and by one loop after another: see
 `ScheduleStore.open`. Any number of store objects, in any number of processes, may use the same data if ``capabilities.shared``.
 What is called at once happens to each schedule one after the other, in some order. Only a claim that is not told ids may leave
-out what others are writing at that moment, and return so many fewer; the next one finds it. Cancelling a call leaves the store
-usable, and what was asked for done or not done. No call may block the event loop: leases are renewed in it.
+out what others are writing at that moment, and return so many fewer; the next one finds it. A claim that comes too late for the
+oldest, however often, goes on to what is left. Cancelling a call leaves the store usable, and what was asked for done or not
+done. No call may block the event loop: leases are renewed in it.
 """
 
 from __future__ import annotations

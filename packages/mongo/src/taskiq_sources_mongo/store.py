@@ -27,6 +27,7 @@ from taskiq_sources.backends import (
     check_either,
     check_revision,
     portions,
+    some_of,
 )
 from taskiq_sources.clock import floor_ms
 from taskiq_sources.errors import ScheduleValidationError, SourceConnectionError
@@ -203,17 +204,21 @@ class MongoStore(SessionStore[Database]):
     ) -> list[Claim]:
         claims: dict[str, Claim] = {}
         window = {"now": now, "horizon": now + early}
+        beaten = 0
         try:
             for _ in range(limit // _BATCH + _ROUNDS):
                 wanted = min(limit - len(claims), _BATCH)
-                found = await self._eligible(window, wanted, ids)
-                taken = await self._take(found, window, claimant, floor_ms(now + lease)) if found else []
+                # Where many look for the oldest, all but one come too late. Whoever did looks further.
+                found = await self._eligible(window, min(wanted << beaten, _BATCH), ids)
+                picked = some_of(found, wanted)
+                taken = await self._take(picked, window, claimant, floor_ms(now + lease)) if picked else []
                 claims.update((claim.schedule.id, claim) for claim in taken)
                 if len(claims) == limit:
                     break
                 # What others have edited is not to be missed, where it is asked for by its id. Else what we hold is not to wait.
                 if len(found) < wanted and (len(taken) == len(found) or (claims and ids is None)):
                     break
+                beaten += len(taken) < len(picked)
         except SourceConnectionError:
             # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
             if not claims:
@@ -233,7 +238,7 @@ class MongoStore(SessionStore[Database]):
         await database.end_transactions({name for one in found if one["lease_until"] for name in one["settles_in"]})
         return found
 
-    async def _take(self, found: list[Document], window: Document, claimant: str, lease_until: datetime) -> list[Claim]:
+    async def _take(self, found: Sequence[Document], window: Document, claimant: str, lease_until: datetime) -> list[Claim]:
         """Claim those of these that are as they were found: what others have edited or taken meanwhile is left alone."""
         database, token = self._session, uuid.uuid4().hex
         ids, versions = [one["_id"] for one in found], [one["version"] for one in found]

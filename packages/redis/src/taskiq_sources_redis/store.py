@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any, ClassVar
 
 from taskiq_sources import errors
-from taskiq_sources.backends import SessionStore, changed_fields, check_durations, check_revision, fresh_token, together
+from taskiq_sources.backends import SessionStore, changed_fields, check_durations, check_revision, fresh_token, some_of, together
 from taskiq_sources.clock import from_ms, to_ms
 from taskiq_sources.interpreter import collector_waits
 from taskiq_sources.models import Capabilities, Claim, Outcome, Run, RunQuery, ScheduleChanges, ScheduleQuery, StoredSchedule
@@ -117,7 +117,8 @@ class RedisStore(SessionStore[Server]):
         mark = (to_ms(until), records.pack(token, until, claimant) + b",\n")
         places = self._shards.places(None if ids is None else _each(set(ids)))
         taken: dict[str, StoredSchedule] = {}  # of what was taken, and then deleted and made anew, the new one
-        chosen: list[Place] = []
+        tried: set[bytes] = set()
+        beaten = 0
 
         async def take(wanted: int, keys: Keys, told: bytes) -> int:
             """Take from a place; return how many there were to take that had not been, be they more than an answer holds."""
@@ -130,11 +131,18 @@ class RedisStore(SessionStore[Server]):
 
         try:
             while (wanted := min(limit - len(taken), BATCH)) > 0:
-                before, chosen = chosen, places if len(places) == 1 else await self._oldest(places, window, wanted)
+                if len(places) == 1:
+                    if await take(wanted, *places[0]) < wanted:
+                        break
+                    continue
+                # Where many look for the oldest, all but one come too late. Whoever did looks further.
+                picked = some_of(await self._oldest(places, window, min(wanted << beaten, BATCH)), wanted)
+                chosen = self._shards.places((schedule_id,) for schedule_id in picked)
                 found = sum(await together((take(wanted, *place) for place in chosen), at_once=_MOST_PLACES))
-                # Others may have been faster with what was chosen; but what was chosen twice in vain cannot be had.
-                if (not found and chosen in ([], before)) or (len(places) == 1 and found < wanted):
+                if not found and tried.issuperset(picked):  # what was tried twice in vain cannot be had
                     break
+                tried.update(picked)
+                beaten += found < len(picked)
         except errors.SourceConnectionError:
             # What has been taken is kept from others until its lease ends. An error that lasts comes again with the next call.
             if not taken:
@@ -143,10 +151,10 @@ class RedisStore(SessionStore[Server]):
         with collector_waits():
             return [new_claim(schedule, token, now, until) for schedule in ordered]
 
-    async def _oldest(self, places: Sequence[Place], window: tuple[int, int], limit: int) -> list[Place]:
-        """Return the oldest of what may be claimed in several places."""
+    async def _oldest(self, places: Sequence[Place], window: tuple[int, int], limit: int) -> list[bytes]:
+        """Return the ids of the oldest of what may be claimed in several places."""
         offers = await self._run("claim", *window, limit, b"", b"", places=places)
-        return self._shards.places([(schedule_id,) for _, schedule_id in sorted(chain(*offers))[:limit]])
+        return [schedule_id for _, schedule_id in sorted(chain(*offers))[:limit]]
 
     async def renew(self, claims: Collection[Claim], *, until: datetime) -> frozenset[str]:
         parts = ((claim.schedule.id.encode(), records.pack(claim.token)) for claim in claims)

@@ -277,6 +277,24 @@ class InterleavingRules:
         """Whether a claim goes on is told as of when it was settled. (Look at a second look at the lease.)"""
         await self._meet(World(store, other), _GOING_ON, [], MEANWHILE[meanwhile])
 
+    async def test_a_claim_that_others_come_before(self, store: ScheduleStore, other: ScheduleStore) -> None:
+        """Who comes too late for the oldest, again and again, finds others. (Look at `claim`: many that look at one place.)"""
+        await store.put([schedule(f"{number:02}") for number in range(_MOST_STEPS)])
+
+        taking: list[asyncio.Task[list[Claim]]] = []
+
+        async def take_the_oldest() -> None:
+            taking.append(asyncio.ensure_future(take(other, limit=1)))
+            await asyncio.wait(taking, timeout=_A_MOMENT)
+
+        with self.each_step(store, take_the_oldest):
+            claims = await take(store, limit=1)
+        theirs = [claim for some in await asyncio.gather(*taking) for claim in some]
+
+        assert len(claims) == 1
+        assert theirs
+        assert claims[0].schedule.id not in {claim.schedule.id for claim in theirs}
+
     @pytest.mark.parametrize("call", [*CALLS, "settle that goes on"])
     @pytest.mark.parametrize("how", ["closed", "cancelled"])
     async def test_a_call_that_is_broken_off(

@@ -152,6 +152,7 @@ class LifeRules:
         """One source serves many tasks of its event loop at once. (Look at state shared between calls.)"""
         await asyncio.gather(*(add(source, f"{number:02}", interval=60) for number in range(40)))
         taken = await asyncio.gather(*(take(source, limit=3) for _ in range(20)))
+        taken.append(await take(source, limit=40))  # what concurrent claims have stepped over
         sent = [dispatch for some in taken for dispatch in some]
         await asyncio.gather(*(source.desk.sent(dispatch) for dispatch in sent))
 
