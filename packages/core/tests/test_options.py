@@ -21,6 +21,7 @@ UTC_DAY = datetime(2030, 1, 1, tzinfo=timezone.utc)
         ("start_at", datetime(2030, 1, 1)),  # noqa: DTZ001 - that is what is refused
         ("end_at", "2030-01-01T00:00:00"),
         ("max_runs", 0),
+        ("max_runs", True),
         ("jitter", timedelta(seconds=-1)),
         ("dst", "maybe"),
         ("delivery", "exactly_once"),

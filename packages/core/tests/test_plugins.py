@@ -67,6 +67,10 @@ def test_credentials_in_other_people_s_messages_are_removed() -> None:
         ("passwd: s3cr3t", "passwd: ***"),
         ("unexpected token: }", "unexpected token: }"),
         ("the password is wrong", "the password is wrong"),
+        ("sent 'Authorization: Basic dTpw==', got 401", "sent 'Authorization: Basic ***', got 401"),
+        ("{'authorization': 's3cr3t', 'x': 1}", "{'authorization': '***', 'x': 1}"),
+        ("refused Bearer eyJ0.e-x_1", "refused Bearer ***"),
+        ("authorization failed: no bearer token", "authorization failed: no bearer token"),
     ],
 )
 def test_secret_options_in_other_people_s_messages_are_removed(text: str, shown: str) -> None:

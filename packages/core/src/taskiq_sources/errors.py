@@ -31,6 +31,9 @@ _SECRET_OPTION = re.compile(  # password=x, 'token': 'x', password: x
     r"(?i)(\b\w*(?:password|passwd|pwd|token|secret)(?:\s*=\s*|['\"]\s*:\s*|(?:(?<=password)|(?<=passwd)|(?<=pwd)):\s*))"
     r"('[^']*'|\"[^\"]*\"|[^&#\s'\"]+)"
 )
+_AUTHORIZATION = re.compile(  # Authorization: Basic x, 'authorization': 'x', bearer x1
+    r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:[a-z]+\s+)?|\bbearer\s+(?=\S*\d))[\w.~+/=-]+"
+)
 
 
 class TaskiqSourcesError(Exception):
@@ -138,8 +141,9 @@ def redact_url(url: str) -> str:
 
 
 def redact_text(text: str) -> str:
-    """Return `text` without users and passwords of URLs, and without secret options: other people's error messages quote them."""
-    return _SECRET_OPTION.sub(r"\1***", _WORD.sub(_without_userinfo, text))
+    """Return `text` without users and passwords of URLs, secret options and headers: other people's error messages quote them."""
+    without_headers = _AUTHORIZATION.sub(r"\1***", _WORD.sub(_without_userinfo, text))
+    return _SECRET_OPTION.sub(r"\1***", without_headers)
 
 
 def _without_userinfo(word: re.Match[str]) -> str:

@@ -53,7 +53,7 @@ class ScheduleOptions(BaseModel):
     misfire_grace: timedelta | None = None
     start_at: datetime | None = None
     end_at: datetime | None = None
-    max_runs: int | None = Field(default=None, ge=1)
+    max_runs: int | None = Field(default=None, ge=1, strict=True)
     jitter: timedelta = timedelta(0)
     dst: DstPolicy = "vixie"
     delivery: Delivery = "at_least_once"
