@@ -112,6 +112,14 @@ def _delete(ids: str) -> Call:
     return lambda store, _world, _by: store.delete(list(ids))
 
 
+def _get(ids: str) -> Call:
+    return lambda store, _world, _by: store.get(list(ids))
+
+
+def _runs(schedule_id: str | None = None) -> Call:
+    return lambda store, _world, _by: store.runs(RunQuery(schedule_id=schedule_id), limit=10)
+
+
 #: What touches `a`, and `b` beside it.
 CALLS: Final[dict[str, Call]] = {
     "claim": _claim(),
@@ -129,9 +137,9 @@ CALLS: Final[dict[str, Call]] = {
     "update when": _update(next_run_at=at(-3)),
     "pause": _update(paused=True),
     "delete": _delete("a"),  # which of several existed when others delete them too, not every server can say
-    "get": lambda store, _world, _by: store.get("ab"),
+    "get": _get("ab"),
     "page": lambda store, _world, _by: store.page(ScheduleQuery(), limit=10),
-    "runs": lambda store, _world, _by: store.runs(RunQuery(), limit=10),
+    "runs": _runs(),
     "next_due": lambda store, _world, _by: store.next_due(NOW),
 }
 
@@ -160,6 +168,8 @@ MEANWHILE: Final[dict[str, Sequence[Call]]] = {
     "made anew": [_delete("a"), _put("a", document="anew")],
     "added": [_put("c", document="theirs")],
     "added and deleted": [_put("c", document="theirs"), _delete("c")],
+    "read": [_get("a"), _runs("a")],
+    "read backwards": [_runs("a"), _get("a")],
 }
 
 
