@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from taskiq_sources import ScheduleExistsError, ScheduleOptions, ScheduleSource
 from taskiq_sources.clock import ManualClock
 from taskiq_sources.definitions import Defaults, define, store_form
+from taskiq_sources.models import ScheduleChanges
 from taskiq_sources.occurrences import failed
 from taskiq_sources_conformance.source_build import (
     DAY,
@@ -181,6 +183,8 @@ class DeclaringRules:
 
     async def test_what_takes_the_id_while_it_is_declared_stays(self, source: ScheduleSource, monkeypatch: Any) -> None:
         """As of a task that schedules itself again under its own id. (Look at what is deleted after the last look.)"""
+        await add(source, time=NOW + HOUR)
+        later = await state(source)  # the form that a declaration stores
         await add(source, time=NOW)
         put, runs, looks = source.store.put, source.store.runs, 0
 
@@ -194,7 +198,8 @@ class DeclaringRules:
             found = await runs(*args, **options)
             if looks == 2:  # the last one
                 monkeypatch.undo()
-                await source.add_schedule(scheduled(time=NOW + HOUR))
+                edit = ScheduleChanges(updated_at=NOW, document=later.document, timing=later.timing)
+                await source.store.update("a", replace(edit, scheduled_for=NOW + HOUR, next_run_at=NOW + HOUR))
             return found
 
         monkeypatch.setattr(source.store, "put", sent_before)
