@@ -13,6 +13,7 @@ from taskiq_sources.clock import ManualClock
 from taskiq_sources_conformance.base import Conformance
 from taskiq_sources_conformance.build import NOW
 from taskiq_sources_conformance.source_build import App, ids, make_app, rows
+from taskiq_sources_conformance.source_rules.accounting import AccountingRules
 from taskiq_sources_conformance.source_rules.arguments import ArgumentRules
 from taskiq_sources_conformance.source_rules.changing import ChangingRules
 from taskiq_sources_conformance.source_rules.conflicts import ConflictRules
@@ -51,6 +52,7 @@ class SourceConformance(
     DeclaringRules,
     ChangingRules,
     ReleaseRules,
+    AccountingRules,
     ListingRules,
     OverviewRules,
     TriggerRules,

@@ -157,9 +157,9 @@ class Changing:
         outcome = occurrences.overtaken(claim, former, now)
         await self._store.settle([replace(outcome, release=False)])
         self._ends[stored.id] = replace(outcome, runs=())
-        run = outcome.runs[0]
-        late = f"{run.coalesced} occurrence(s) up to {run.scheduled_for.isoformat()}"
-        logger.warning("Schedule %r has other triggers now: %s not sent, and recorded as %s.", stored.id, late, run.status)
+        number, statuses = sum(run.coalesced for run in outcome.runs), " and ".join({run.status: None for run in outcome.runs})
+        late = f"{number} occurrence(s) up to {outcome.runs[-1].scheduled_for.isoformat()}"
+        logger.warning("Schedule %r has other triggers now: %s not sent, and recorded as %s.", stored.id, late, statuses)
 
 
 async def _a_while() -> float:

@@ -41,7 +41,7 @@ def continued(
     is_sending = is_being_sent(stored, now)
     # Its outcome ends the schedule, or has it go on, as the former says: the document alone is enough if both say the same.
     may_stay = is_up_to_date or (goes_on and is_sending)
-    if may_stay and not (is_sending and former is not None and _is_last(stored, former) != _is_last(stored, definition)):
+    if may_stay and not (is_sending and former is not None and _goes_on_otherwise(row, definition, stored, former, now)):
         # What is being sent would be sent again if anything was said of what is pending, and if its sender has died, it would be
         # lost. The rest is made good when it is declared again: the former definition tells by what that was found.
         return ScheduleChanges(updated_at=now, document=row.document, quarantined=False)
@@ -62,19 +62,33 @@ def begun(
 ) -> ScheduleChanges:
     """Return what makes a stored schedule begin as `row` does, but for how often it has run and what it has done already."""
     pending = stored.scheduled_for
-    if former is None or pending is None or definition.is_one_off or row.scheduled_for is None:
+    if former is None or definition.is_one_off or row.scheduled_for is None:
         return _edit(row, definition, stored, now)
     timetable, before = definitions.timetable_of(definition, row.anchor), definitions.timetable_of(former, stored.anchor)
     following: datetime | None = row.scheduled_for
-    if definition.time is not None and row.scheduled_for == definition.time == former.time != pending:  # a past one that was sent
-        following = timetable.next_after(max(definition.time, now - MILLISECOND))
-    if definition.interval is None:
-        following = _not_done(following, timetable, before, pending, now + _EARLY)
+    if definition.time is not None and row.scheduled_for == definition.time == former.time != pending and definition.time <= now:
+        following = timetable.next_after(max(definition.time, now - MILLISECOND))  # it was sent
+    if pending is not None and definition.interval is None:
+        not_before = pending + MILLISECOND if is_being_sent(stored, now) else pending
+        following = _not_done(following, timetable, before, not_before, now + _EARLY)
     if following != row.scheduled_for:
         row = _placed(row, definition, timetable, following)
-    if pending <= now and (late := _late(stored, former, now))[0] == row.scheduled_for:  # it stands for what is late, too
-        row = replace(row, coalesced=stored.coalesced + late[1] - 1)
+    if pending is not None and pending <= now:
+        row = replace(row, coalesced=row.coalesced + _overtaken_by(row, stored, former, now))
     return _edit(row, definition, stored, now)
+
+
+def _overtaken_by(row: StoredSchedule, stored: StoredSchedule, former: Definition, now: datetime) -> int:
+    """Return for how many that are late the first of other triggers stands besides itself: those that cannot be missed by a row.
+
+    That takes a claim, which nobody gets of what is being sent, or is quarantined. Of what is paused none is missed.
+    """
+    latest, count = _late(stored, former, now)
+    if latest == row.scheduled_for:
+        count -= 1
+    elif former.is_one_off or not (is_being_sent(stored, now) or stored.quarantined):
+        return 0
+    return count - 1 if is_being_sent(stored, now) else count - 1 + stored.coalesced
 
 
 def is_in_flight(stored: StoredSchedule, now: datetime) -> bool:
@@ -98,6 +112,19 @@ def _is_last(stored: StoredSchedule, definition: Definition) -> bool:
         return True
     pending = stored.scheduled_for
     return pending is not None and definitions.timetable_of(definition, stored.anchor).next_after(pending) is None
+
+
+def _goes_on_otherwise(
+    row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition, now: datetime
+) -> bool:
+    """Whether what is behind what is being sent is something else by this definition than by the former."""
+    if _is_last(stored, former) != _is_last(stored, definition):
+        return True
+    behind = _when_sent(stored, former)
+    if behind.scheduled_for is None or behind.scheduled_for > now:
+        return False
+    timetable = definitions.timetable_of(definition, _phase(row, definition, stored))
+    return _finds_less(timetable, behind.scheduled_for, *_late(behind, former, now))
 
 
 def _edit(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:
@@ -143,11 +170,13 @@ def _gone_on(
     row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition, now: datetime
 ) -> StoredSchedule:
     """Return the row with what is late, or with the first occurrence from now on that has not been sent, in its old phase."""
-    anchor = stored.anchor if definition.interval is not None else min(stored.anchor, row.anchor)
-    timetable, before = definitions.timetable_of(definition, anchor), definitions.timetable_of(former, stored.anchor)
-    row, pending = replace(row, anchor=anchor), stored.scheduled_for
-    if pending is not None and is_being_sent(stored, now):
-        return _placed(row, definition, timetable, timetable.next_after(max(pending, now - MILLISECOND)))
+    row = replace(row, anchor=_phase(row, definition, stored))
+    timetable, before = definitions.timetable_of(definition, row.anchor), definitions.timetable_of(former, stored.anchor)
+    if stored.scheduled_for is not None and is_being_sent(stored, now):
+        in_flight, stored = stored.scheduled_for, _when_sent(stored, former)
+        if stored.scheduled_for is None:
+            return _placed(row, definition, timetable, timetable.next_after(max(in_flight, now - MILLISECOND)))
+    pending = stored.scheduled_for
     if pending is not None and pending <= now:
         return _kept(row, definition, timetable, stored, former, now)
     # What is due at this very instant may have been the last one, where nothing is pending.
@@ -159,6 +188,18 @@ def _gone_on(
     return _placed(row, definition, timetable, following)
 
 
+def _phase(row: StoredSchedule, definition: Definition, stored: StoredSchedule) -> datetime:
+    """Return the anchor of a definition with the same triggers."""
+    return stored.anchor if definition.interval is not None else min(stored.anchor, row.anchor)
+
+
+def _when_sent(stored: StoredSchedule, former: Definition) -> StoredSchedule:
+    """Return a schedule as it is when what is in flight has been sent, but for how often it has run."""
+    timetable = definitions.timetable_of(former, stored.anchor)
+    following = None if stored.scheduled_for is None else timetable.next_after(stored.scheduled_for)
+    return replace(_placed(stored, former, timetable, following), coalesced=1, attempt=0, last_error=None, lease_until=None)
+
+
 def _at_another_pace(
     row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition, now: datetime
 ) -> StoredSchedule:
@@ -166,13 +207,14 @@ def _at_another_pace(
     pending, old, new = stored.scheduled_for, definitions.interval_of(former), definitions.interval_of(definition)
     if pending is None or old is None or new is None:
         return row
+    late = _when_sent(stored, former) if is_being_sent(stored, now) else stored
+    if late.scheduled_for is not None and late.scheduled_for <= now:
+        # No step of the new pace lies before now: nobody has waited for those.
+        last, _ = _late(late, former, now)
+        row = replace(row, anchor=max(last + new, now + MILLISECOND))
+        return _kept(row, definition, definitions.timetable_of(definition, row.anchor), late, former, now)
     if is_being_sent(stored, now):
         following = max(pending + new, now)
-    elif pending <= now:
-        # No step of the new pace lies before now: nobody has waited for those.
-        last, _ = _late(stored, former, now)
-        row = replace(row, anchor=max(last + new, now + MILLISECOND))
-        return _kept(row, definition, definitions.timetable_of(definition, row.anchor), stored, former, now)
     elif pending <= stored.anchor and not stored.run_count:  # the first
         return row
     else:
@@ -192,12 +234,16 @@ def _kept(
 ) -> StoredSchedule:
     """Return the row with what is late pending. Where the new definition would not find all of it, the latest stands for all."""
     pending = stored.scheduled_for or now
-    late, count = _late(stored, former, now)
-    if stored.attempt or more(timetable, pending, late) == count - 1:
-        late, count = pending, 1
-    due = definitions.due_at(definition, timetable, late) if not stored.attempt else stored.next_run_at
-    row = replace(_with_state(row, stored), scheduled_for=late, next_run_at=due)
-    return replace(row, coalesced=stored.coalesced + count - 1)
+    latest, count = _late(stored, former, now)
+    if _finds_less(timetable, pending, latest, count):
+        return replace(_placed(row, definition, timetable, latest), coalesced=stored.coalesced + count - 1)
+    due = definitions.due_at(definition, timetable, pending) if not stored.attempt else stored.next_run_at
+    return replace(_with_state(row, stored), scheduled_for=pending, next_run_at=due)
+
+
+def _finds_less(timetable: Timetable, pending: datetime, latest: datetime, count: int) -> bool:
+    """Whether there are fewer than the `count` from what is pending to the latest."""
+    return more(timetable, pending, latest) != count - 1
 
 
 def _late(stored: StoredSchedule, former: Definition, now: datetime) -> tuple[datetime, int]:

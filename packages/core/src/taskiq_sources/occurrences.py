@@ -167,12 +167,17 @@ def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
     schedule = claim.schedule
     pending = schedule.scheduled_for or now
     timetable = timetable_of(definition, schedule.anchor)
-    latest, count = (pending, 1) if schedule.attempt > 1 else due_until(definition, timetable, pending, now)
-    dispatch = _dispatch(claim, definition, latest, schedule.coalesced + count - 1)
-    run = dispatch.run(_unsent(claim), now, "the schedule was given other triggers before it was sent")
+    latest, count = due_until(definition, timetable, pending, now)
+    reason = "the schedule was given other triggers before it was sent"
+    runs: tuple[Run, ...] = ()
+    coalesced = schedule.coalesced + count - 1
+    if schedule.attempt > 1 and count > 1:  # what was tried has a row of its own
+        runs = (_dispatch(claim, definition, pending, schedule.coalesced).run(_unsent(claim), now, reason),)
+        claim, coalesced = replace(claim, schedule=replace(schedule, attempt=1)), count - 1
+    runs += (_dispatch(claim, definition, latest, coalesced).run(_unsent(claim), now, reason),)
     following = timetable.next_after(latest)
     due = None if following is None else due_at(definition, timetable, following)
-    return Outcome(claim=claim, scheduled_for=following, next_run_at=due, run_count=schedule.run_count, runs=(run,))
+    return Outcome(claim=claim, scheduled_for=following, next_run_at=due, run_count=schedule.run_count, runs=runs)
 
 
 def released(dispatch: Dispatch) -> Outcome:
