@@ -20,16 +20,15 @@ MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 
 
-def _claimed(attempt: int = 1, coalesced: int = 1, **fields: Any) -> tuple[Claim, Any]:
+def _claimed(attempt: int = 1, coalesced: int = 1, last_error: str | None = None, **fields: Any) -> tuple[Claim, Any]:
     """Return a claim on the first occurrence of a schedule made at `START`, and its definition."""
     options = {name: fields.pop(name) for name in list(fields) if name in ScheduleOptions.model_fields}
     task = ScheduledTask(
         task_name="job", labels={}, args=[], kwargs={}, schedule_id="s", schedule_options=ScheduleOptions(**options), **fields
     )
     definition = definitions.define(task, Defaults())
-    row = replace(
-        definitions.store_form(definition, START, Defaults()), attempt=attempt, coalesced=coalesced, claimant="scheduler"
-    )
+    state = {"attempt": attempt, "coalesced": coalesced, "last_error": last_error, "claimant": "scheduler"}
+    row = replace(definitions.store_form(definition, START, Defaults()), **state)
     return Claim(schedule=row, token="t", claimed_at=START, lease_until=START + MINUTE), definition
 
 
@@ -222,7 +221,7 @@ def test_at_most_once_does_not_retry_a_failed_send() -> None:
 
 def test_a_failed_send_keeps_its_nominal_time() -> None:
     """A failure moves the due time by the back-off and nothing else; the error shows no credentials."""
-    plan = _plan(START, interval=60, attempt=3)
+    plan = _plan(START, interval=60, attempt=3, last_error="it failed before")
     assert plan.dispatch is not None
 
     outcome = occurrences.failed(plan.dispatch, START, ConnectionError("cannot reach redis://user:secret@host:6379/0"))
@@ -231,6 +230,18 @@ def test_a_failed_send_keeps_its_nominal_time() -> None:
     assert outcome.attempt == 3
     assert outcome.next_run_at == START + occurrences.retry_delay("s@2030-01-01T10:00:00.000Z", 3)
     assert outcome.last_error == "ConnectionError: cannot reach redis://***@host:6379/0"
+
+
+def test_claims_of_schedulers_that_died_are_no_failures() -> None:
+    """The first send that fails is the first, however often it was claimed."""
+    plan = _plan(START, interval=60, attempt=3)
+    assert plan.dispatch is not None
+
+    outcome = occurrences.failed(plan.dispatch, START, ConnectionError("no broker"))
+
+    assert outcome.attempt == 1
+    assert [run.attempt for run in outcome.runs] == [3]
+    assert outcome.next_run_at == START + occurrences.retry_delay("s@2030-01-01T10:00:00.000Z", 1)
 
 
 def test_back_off_doubles_to_a_minute_and_is_spread() -> None:

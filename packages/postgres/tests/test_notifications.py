@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from taskiq_sources.errors import SourceConnectionError
 from taskiq_sources.models import ScheduleChanges
 from taskiq_sources_conformance.build import LEASE, at, outcome, put_and_take
 from taskiq_sources_postgres import PostgresStore
@@ -75,4 +76,23 @@ async def test_a_settle_that_lifts_a_quarantine_tells_of_it(place: Any) -> None:
 
     await asyncio.wait_for(told, 10)
     await watch.aclose()
+    await store.close()
+
+
+async def test_a_connection_that_ends_just_before_it_listens_is_a_lost_one(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver has an error of its own for it, and leaves the connection open. (Look at `_BROKEN`.)"""
+    store = PostgresStore(place.dsn, prefix=place.prefix)
+    await store.open()
+    ended: list[asyncpg.Connection] = []
+
+    async def listen(connection: asyncpg.Connection, *_args: object) -> None:
+        ended.append(connection)
+        raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")
+
+    monkeypatch.setattr(asyncpg.Connection, "add_listener", listen)
+
+    with pytest.raises(SourceConnectionError):
+        await asyncio.wait_for(anext(store.watch()), 10)
+
+    assert [connection.is_closed() for connection in ended] == [True]
     await store.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
+from taskiq.exceptions import ScheduledTaskCancelledError
 
 from taskiq_sources.clock import EPOCH
 from taskiq_sources.occurrences import Dispatch
@@ -17,10 +21,29 @@ class DispatchedTask(ScheduledTask):
     Args:
         scheduled_for: Nominal time of the occurrence, aware UTC.
         was_sent: Set by the source's ``post_send``: ``on_ready`` returns quietly when the application cancels a send.
+        failures: What sending it has raised: an ``on_ready`` around ours may keep it to itself.
     """
 
     scheduled_for: datetime = EPOCH
     was_sent: bool = Field(default=False, exclude=True)
+    failures: list[Any] = Field(default_factory=list, exclude=True)  # exceptions, which pydantic does not know
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Take note of what sending it raises, unless that calls it off."""
+        try:
+            yield
+        except ScheduledTaskCancelledError:
+            raise
+        except Exception as error:
+            self.failures.append(error)
+            raise
+
+    def result(self) -> bool:
+        """Return whether it was sent, and raise what kept it from that, if anything did."""
+        if self.failures and not self.was_sent:
+            raise self.failures[-1]
+        return self.was_sent
 
 
 _BLANK = DispatchedTask(task_name="", labels={}, args=[], kwargs={}, schedule_id="", time=EPOCH)
@@ -44,5 +67,6 @@ def dispatched_task(dispatch: Dispatch) -> DispatchedTask:
             "owner": definition.owner,
             "schedule_options": definition.options,
             "scheduled_for": dispatch.scheduled_for,
+            "failures": [],
         },
     )

@@ -196,6 +196,11 @@ class Dispatcher:
         if self.reach.has_failed and any(held.is_over for held in self.ledger):
             await self._forgo()
             return 1  # what was sent is recorded first: if its lease has ended, it is due again
+        if self.reach.has_failed:
+            await self._look()
+        if (pause := self.reach.others_first) > 0:
+            await self._forgo()
+            return pause
         poll = self._settings.poll_interval.total_seconds()
         asking = self._ahead or await self._ask()
         if asking is None:

@@ -19,7 +19,9 @@ No message contains a credential: URLs are passed through :func:`redact_url` bef
 
 from __future__ import annotations
 
+import logging
 import re
+import traceback
 from collections.abc import Collection
 
 _SHOWN_CHARACTERS = 200  # enough to recognise a value, short enough for one log line
@@ -144,6 +146,16 @@ def redact_text(text: str) -> str:
     """Return `text` without users and passwords of URLs, secret options and headers: other people's error messages quote them."""
     without_headers = _AUTHORIZATION.sub(r"\1***", _WORD.sub(_without_userinfo, text))
     return _SECRET_OPTION.sub(r"\1***", without_headers)
+
+
+def _redact_traceback(record: logging.LogRecord) -> bool:
+    """Have a traceback in our log lines told without credentials: those who format it take the text that is there already."""
+    if record.exc_info and not record.exc_text:
+        record.exc_text = redact_text("".join(traceback.format_exception(*record.exc_info)).rstrip())
+    return True
+
+
+logging.getLogger("taskiq_sources").addFilter(_redact_traceback)
 
 
 def _without_userinfo(word: re.Match[str]) -> str:

@@ -24,6 +24,7 @@ class Held:
         error: Why the send failed.
         cancelled: Whether the application cancelled it.
         timed_out: Whether the send was cut off because it took too long.
+        drained: Whether that was because the scheduler stops.
         quarantined: Whether its schedule was set aside.
         lost: Whether the lease was lost; the result is dropped then.
         as_claimed: Whether it is given back as it was before the claim: what was planned is not recorded.
@@ -34,6 +35,7 @@ class Held:
         "as_claimed",
         "cancelled",
         "dispatch",
+        "drained",
         "duration",
         "error",
         "is_over",
@@ -58,6 +60,7 @@ class Held:
         self.error: BaseException | None = None
         self.cancelled = False
         self.timed_out = False
+        self.drained = False
         self.quarantined = False
         self.lost = False
         self.as_claimed = False

@@ -135,20 +135,29 @@ def sent(dispatch: Dispatch, now: datetime) -> Outcome:
 
 def failed(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Outcome:
     """Return the outcome of a send that the broker did not take: a retry later, or none if delivery is at most once."""
-    claim, text = dispatch.claim, error_text(error)
+    claim, text, failures = dispatch.claim, error_text(error), failures_with(dispatch)
     run = dispatch.run("failed", now, text)
     if not dispatch.is_retried:
         return _moved_on(claim, dispatch.definition, dispatch.scheduled_for, run)
     return Outcome(
         claim=claim,
         scheduled_for=dispatch.scheduled_for,
-        next_run_at=now + retry_delay(dispatch.occurrence_id, claim.schedule.attempt),
+        next_run_at=now + retry_delay(dispatch.occurrence_id, failures),
         coalesced=dispatch.coalesced,
-        attempt=claim.schedule.attempt,
+        attempt=failures,
         run_count=claim.schedule.run_count,
         last_error=text,
         runs=(run,),
     )
+
+
+def failures_with(dispatch: Dispatch) -> int:
+    """Return how many sends of an occurrence have failed when this one does: claims by schedulers that died are none of them.
+
+    What was claimed between two failures cannot be told from them any more, and counts.
+    """
+    schedule = dispatch.claim.schedule
+    return 1 if schedule.last_error is None else schedule.attempt
 
 
 def given_up(dispatch: Dispatch, now: datetime, error: BaseException | str) -> Outcome:

@@ -13,6 +13,8 @@ from taskiq_sources.errors import SourceConnectionError
 
 logger = logging.getLogger("taskiq_sources")
 
+_OTHERS_FIRST = 1.5  # seconds: longer than the pauses of who settles
+
 
 class Reach:
     """Takes note of what calls to a store end with, and of those that do not end.
@@ -28,10 +30,19 @@ class Reach:
         self._monotonic = monotonic
         self._name = name
         self._calls: dict[object, float] = {}
+        self._answered_at = self._back_at = monotonic() - self._longest
         #: Whether the last call to end was not answered.
         self.has_failed = False
         #: Set to False by whoever has seen fall over what serves the source, until the store has answered again.
         self.serving = True
+
+    @property
+    def others_first(self) -> float:
+        """For how many seconds nothing is to be claimed yet: others are settling what they sent before the store went away.
+
+        They could not renew their leases, and what they sent looks as if it was due.
+        """
+        return self._back_at + _OTHERS_FIRST - self._monotonic()
 
     @property
     def hangs(self) -> bool:
@@ -72,8 +83,12 @@ class Reach:
 
     def answered(self) -> None:
         """Take note of an answer."""
+        now = self._monotonic()
         if self.has_failed:
             logger.warning("%s: the store can be reached again.", self._name)
+            if now - self._answered_at > self._longest / 4:  # half a lease: it is renewed when a third has passed
+                self._back_at = now
+        self._answered_at = now
         self.has_failed, self.serving = False, True
 
 

@@ -321,7 +321,7 @@ class DurableMixin(TaskiqScheduler):
                 raise
             logger.error("Schedule %r was sent; what was to happen after that was cut off.", task.schedule_id)  # noqa: TRY400
             raise CancelledAfterSend from error
-        return task.was_sent
+        return task.result()
 
     async def _show_liveness(self) -> None:
         is_told = False
@@ -350,13 +350,14 @@ class DurableScheduler(DurableMixin):
         if not isinstance(task, DispatchedTask):
             await super().on_ready(source, task)
             return
-        await maybe_awaitable(source.pre_send(task))
         labels = {
             **task.labels,
             "schedule_id": task.schedule_id,
             "scheduled_for": task.scheduled_for.isoformat(timespec="milliseconds"),
         }
-        await AsyncKicker(task.task_name, self.broker, labels).with_task_id(task.task_id).kiq(*task.args, **task.kwargs)
+        with task.failing():
+            await maybe_awaitable(source.pre_send(task))
+            await AsyncKicker(task.task_name, self.broker, labels).with_task_id(task.task_id).kiq(*task.args, **task.kwargs)
         task.was_sent = True
         await maybe_awaitable(source.post_send(task))
 

@@ -108,7 +108,7 @@ class Senders:
         if self._workers:
             await asyncio.wait(self._workers, timeout=patience)
         for held in self._ledger.running():
-            held.timed_out = True
+            held.timed_out = held.drained = True
         await self._cut_off(grace)
         for held in self._ledger.running():
             self._over(held, sent=False, error=TimeoutError(_UNHEEDED))

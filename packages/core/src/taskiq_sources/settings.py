@@ -31,10 +31,12 @@ class DispatchSettings:
         max_concurrent_sends: How many sends run at the same time, for all sources together. At least 1 for each source.
         batch_size: How many occurrences are claimed or settled in one call to a store at most.
         send_timeout: After this long a send is given up as failed, and tried again later.
-        drain_timeout: How long a stopping scheduler waits for its sends in flight.
+        drain_timeout: How long a stopping scheduler takes at most: two thirds of it for its sends in flight, the rest to settle
+            and to give back. What is cut off is tried again by others.
         poll_interval: How often a store is looked at when nothing is due and it has told of no change: the safety net behind
             push, and how late a change may be noticed without it.
-        max_attempts: A schedule whose pending occurrence has failed this often is quarantined. None: it is tried for ever.
+        max_attempts: A schedule whose pending occurrence has failed this often is quarantined. None: it is tried for ever. A
+            scheduler that dies between two failures counts as one.
         breaker_threshold: After this many failed sends in a row, with no success between them, the broker is taken to be down.
             What had failed already when the broker took something else does not count.
         breaker_pause: How long nothing is claimed then, before a few occurrences are tried; doubled each time that they fail too.

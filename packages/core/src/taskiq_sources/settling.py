@@ -24,6 +24,7 @@ logger = logging.getLogger("taskiq_sources")
 _GATHERING = 0.01  # seconds: for so long results are gathered, to be settled in one call
 FIRST_PAUSE = 0.1  # seconds, after an error of the store, doubled up to …
 LONGEST_PAUSE = 5.0
+_LONGEST_PAUSE = 1.0  # seconds; what was sent is to be settled before others take it for what is due: see `Reach.others_first`
 
 
 class Settlers:
@@ -147,7 +148,7 @@ class Settlers:
                 self._reach.answered()
                 return
             await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _safe_outcome_of(self, held: Held, now: datetime) -> Outcome:
         """Return what to settle; where it cannot be told how the schedule goes on, it is set aside with that error."""
@@ -171,7 +172,8 @@ class Settlers:
             return occurrences.cancelled(dispatch, now)
         error = error_text("the send ended in an unknown way" if held.error is None else held.error)
         limit = self._settings.max_attempts
-        if limit is not None and dispatch.claim.schedule.attempt >= limit and dispatch.is_retried:
+        has_failed_often = limit is not None and occurrences.failures_with(dispatch) >= limit and not held.drained
+        if has_failed_often and dispatch.is_retried:
             logger.error("Schedule %r is quarantined after %d failed sends: %s", dispatch.schedule_id, limit, error)
             held.quarantined = True
             return occurrences.given_up(dispatch, now, error)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _MAX_UNDONE = 20  # times that a call of which nothing was done is done again: all connections of a pool may have ended
 _CHECK_INTERVAL = 30.0  # seconds; that a firewall dropped a connection is told by nobody
-_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncio.TimeoutError, OSError)
+_BROKEN = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncio.TimeoutError, OSError)
 
 
 class _UncleanedConnection(asyncpg.Connection):
