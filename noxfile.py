@@ -158,7 +158,14 @@ def races(session: nox.Session) -> None:
     first = random.randrange(10**9)
     seeds = session.posargs[0] if session.posargs else "1000-2000" if IN_CI else f"{first}-{first + 2_000}"
     session.log(f"seeds: {seeds}")
-    session.run(*PYTEST, "--dist", "worksteal", "packages/core/tests/test_declaring.py", env={"TASKIQ_SOURCES_SEEDS": seeds})
+    session.run(
+        *PYTEST,
+        "--dist",
+        "worksteal",
+        "packages/core/tests/test_declaring.py",
+        "packages/core/tests/test_walks.py",
+        env={"TASKIQ_SOURCES_SEEDS": seeds},
+    )
 
 
 @nox.session(python="3.10", reuse_venv=False)

@@ -73,7 +73,7 @@ def begun(
         following = _not_done(following, timetable, before, not_before, now + _EARLY)
     if following != row.scheduled_for:
         row = _placed(row, definition, timetable, following)
-    if pending is not None and pending <= now:
+    if pending is not None:
         row = replace(row, coalesced=row.coalesced + _overtaken_by(row, stored, former, now))
     return _edit(row, definition, stored, now)
 
@@ -83,6 +83,8 @@ def _overtaken_by(row: StoredSchedule, stored: StoredSchedule, former: Definitio
 
     That takes a claim, which nobody gets of what is being sent, or is quarantined. Of what is paused none is missed.
     """
+    if stored.scheduled_for is not None and stored.scheduled_for > now:
+        return _stands_for(stored, now) - 1
     latest, count = _late(stored, former, now)
     if latest == row.scheduled_for:
         count -= 1
@@ -112,6 +114,11 @@ def _is_last(stored: StoredSchedule, definition: Definition) -> bool:
         return True
     pending = stored.scheduled_for
     return pending is not None and definitions.timetable_of(definition, stored.anchor).next_after(pending) is None
+
+
+def _stands_for(stored: StoredSchedule, now: datetime) -> int:
+    """Return for how many occurrences the next one stands, where what is pending is not due."""
+    return 1 if is_being_sent(stored, now) else stored.coalesced
 
 
 def _goes_on_otherwise(
@@ -185,6 +192,7 @@ def _gone_on(
         following = _not_done(following, timetable, before, pending, pending)
         if following == pending and stored.attempt:
             return replace(_with_state(row, stored), scheduled_for=pending, next_run_at=stored.next_run_at)
+        row = replace(row, coalesced=stored.coalesced)
     return _placed(row, definition, timetable, following)
 
 
@@ -213,6 +221,7 @@ def _at_another_pace(
         last, _ = _late(late, former, now)
         row = replace(row, anchor=max(last + new, now + MILLISECOND))
         return _kept(row, definition, definitions.timetable_of(definition, row.anchor), late, former, now)
+    row = replace(row, coalesced=_stands_for(stored, now))
     if is_being_sent(stored, now):
         following = max(pending + new, now)
     elif pending <= stored.anchor and not stored.run_count:  # the first

@@ -59,7 +59,7 @@ class StoredSchedule:
             of a failed send. None when nothing is pending.
         anchor: Where cron and interval begin; the interval's occurrences are at ``anchor + k·interval``.
         coalesced: How many occurrences the pending one stands for.
-        attempt: How many times the pending occurrence has been claimed.
+        attempt: How many times the pending occurrence has been claimed; when it has failed, since its first failure.
         run_count: How many occurrences have been sent.
         paused: Whether the schedule is kept from being claimed by a person.
         quarantined: Whether it is kept from being claimed because it cannot be sent.
