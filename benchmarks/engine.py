@@ -94,7 +94,7 @@ async def burst(backend: str, directory: Path) -> str:
 
 
 async def stream(backend: str, directory: Path) -> str:
-    """The same into taskiq-redis' stream broker, against its bare ``kiq`` from 100 callers at once, as many as the engine's."""
+    """The same into taskiq-redis' stream broker, against its bare ``kiq`` from as many callers as the engine sends at once."""
     from taskiq_redis import RedisStreamBroker
 
     from taskiq_sources_conformance.servers import url_of
@@ -115,13 +115,15 @@ async def stream(backend: str, directory: Path) -> str:
         async def task(*_args: Any, **_kwargs: Any) -> None: ...
 
         await broker.startup()
-        bare.append(await bare_rate(task.kiq, BURST, 100))
+        bare.append(await bare_rate(task.kiq, BURST, AT_ONCE))
         broker.sent.clear()
         rate, _ = await burst_rates(new_place(backend, directory), broker, broker.sent, BURST)
         rates.append(rate)
         await broker.shutdown()
     ratio = statistics.median(rate / base for rate, base in zip(rates, bare, strict=True))
-    return f"burst into taskiq-redis' stream broker: {statistics.median(rates):,.0f}/s = {ratio:.2f} x bare kiq of 100 callers"
+    return (
+        f"burst into taskiq-redis' stream broker: {statistics.median(rates):,.0f}/s = {ratio:.2f} x bare kiq of {AT_ONCE} callers"
+    )
 
 
 async def pick_up(backend: str, directory: Path, number: int = 200) -> str:

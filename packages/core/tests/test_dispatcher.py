@@ -195,7 +195,7 @@ async def test_what_is_claimed_is_kept_though_sends_are_slow(world: World) -> No
 
     taken, world.broker.kick = world.broker.kick, kick  # type: ignore[method-assign]
     await world.add(1_000, time=START)
-    scheduler = await world.scheduler()
+    scheduler = await world.scheduler(max_concurrent_sends=100)
     scheduler._dispatchers[0].report_to(Figures())
     await asyncio.sleep(300)
 

@@ -46,7 +46,7 @@ class DispatchSettings:
         ScheduleValidationError: A value is refused.
     """
 
-    max_concurrent_sends: int = 100
+    max_concurrent_sends: int = 64
     batch_size: int = 500
     send_timeout: timedelta = timedelta(seconds=30)
     drain_timeout: timedelta = timedelta(seconds=10)
