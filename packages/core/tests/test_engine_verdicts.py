@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 import taskiq
 from engine_world import SECOND, START, World
@@ -67,6 +68,23 @@ async def test_who_stops_does_not_quarantine(world: World, max_attempts: int | N
     assert world.broker.args() == [0]
 
 
+async def test_stops_are_no_failures(world: World) -> None:
+    """However often a send is cut off by them."""
+    await world.add(time=START)
+    world.broker.takes = 8.0
+    for _ in range(3):
+        scheduler = await world.scheduler(max_attempts=2, drain_timeout=timedelta(seconds=4))
+        await asyncio.sleep(2)
+        await scheduler.stop()
+    down_until = world.clock.read() + 9 * SECOND
+    world.broker.fails = lambda _message: world.clock.read() < down_until
+
+    await world.scheduler(max_attempts=2)
+    await asyncio.sleep(60)
+
+    assert world.broker.args() == [0]
+
+
 class Quiet(DurableScheduler):
     """Tells of errors elsewhere."""
 
@@ -90,6 +108,29 @@ async def test_an_error_that_is_kept_back_is_a_failure(world: World) -> None:
     await asyncio.sleep(60)
 
     assert (failed.status, failed.error) == ("failed", "ConnectionError: no broker")
+    assert world.broker.args() == [0]
+
+
+class Impatient(DurableScheduler):
+    """Has a time-out of its own, and keeps it to itself."""
+
+    async def on_ready(self, source: taskiq.ScheduleSource, task: taskiq.ScheduledTask) -> None:
+        with anyio.move_on_after(2):
+            await super().on_ready(source, task)
+
+
+async def test_a_time_out_that_is_kept_back_is_a_failure(world: World) -> None:
+    world.broker.takes = 8.0
+    await world.add(time=START)
+    scheduler = Impatient(world.broker, [world.another_source()])
+    world.schedulers.append(scheduler)
+    await scheduler.start()
+    await asyncio.sleep(10)
+    [failed] = await world.runs()
+    world.broker.takes = 0.1
+    await asyncio.sleep(60)
+
+    assert (failed.status, failed.error) == ("failed", "TimeoutError: the send was cut off")
     assert world.broker.args() == [0]
 
 

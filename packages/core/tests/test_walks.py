@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
-LEASE = timedelta(seconds=30)
+LEASE = timedelta(minutes=50)
 STEPS = 60
 
 #: As in `test_declaring`: ``nox -s races`` walks other ways, and more of them.
@@ -65,7 +65,7 @@ class Walk:
 
     async def step(self) -> None:
         """Let one thing happen. What is being sent when it gets another cron is sent in time: else it has no row (ADR 0015)."""
-        happens = ["sent", "sent", "arguments", "options", "cron"]
+        happens = ["sent", "sent", "arguments", "options", "cron", "moment"]
         if not self.is_overtaken:
             happens += ["wait", "wait", "wait for long", "take", "take", "failed", "died", "pause"]
         what = self.chance.choice(happens)
@@ -81,10 +81,14 @@ class Walk:
         self.due += sum(now < time <= now + duration for time in times)
 
     async def _wait(self) -> None:
-        await self._pass(self.chance.choice([5, 20, 40]) * MINUTE / 20 * 20)
+        await self._pass(self.chance.choice([5, 20, 40]) * MINUTE)
 
     async def _wait_for_long(self) -> None:
         await self._pass(self.chance.randrange(1, 400) * MINUTE)
+
+    async def _moment(self) -> None:
+        if self.held and await self.clock.now() + 7 * MINUTE < self.held[0].claim.lease_until:
+            await self._pass(7 * MINUTE)
 
     async def _take(self) -> None:
         if not self.held:

@@ -14,7 +14,7 @@ from typing import Final
 from taskiq_sources import occurrences
 from taskiq_sources.clock import Clock
 from taskiq_sources.codec import Definition
-from taskiq_sources.continuing import CHANGING, drops, is_held, is_in_flight
+from taskiq_sources.continuing import CHANGING, dropped, is_held, is_in_flight
 from taskiq_sources.errors import RevisionConflictError, ScheduleNotFoundError, SourceConnectionError
 from taskiq_sources.models import UNSET, Claim, Outcome, ScheduleChanges, StoredSchedule
 from taskiq_sources.store import ScheduleStore
@@ -148,13 +148,14 @@ class Changing:
     async def _record_as_missed(self, stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges) -> None:
         """Record what is due and was not sent, if `changes` take it away. Should the process die then, the former goes on."""
         claim, now = self._claims.get(stored.id), await self._clock.now()
-        if former is None or stored.id in self._ends or not drops(self.seen(stored), former, changes, now):
+        what = None if former is None else dropped(self.seen(stored), former, changes, now)
+        if former is None or what is None or stored.id in self._ends:
             return
         if claim is None or stored.timing_revision > claim.schedule.revision:  # it is paused, or somebody is sending it
             if is_in_flight(stored, now):
                 logger.warning("Schedule %r has other triggers now; %s was sending it.", stored.id, stored.claimant)
             return
-        outcome = occurrences.overtaken(claim, former, now)
+        outcome = occurrences.overtaken(claim, former, now, up_to_pending=what == "tried")
         await self._store.settle([replace(outcome, release=False)])
         self._ends[stored.id] = replace(outcome, runs=())
         number, statuses = sum(run.coalesced for run in outcome.runs), " and ".join({run.status: None for run in outcome.runs})

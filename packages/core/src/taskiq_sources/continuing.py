@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from taskiq_sources import definitions
 from taskiq_sources.clock import MILLISECOND
@@ -62,8 +62,20 @@ def begun(
 ) -> ScheduleChanges:
     """Return what makes a stored schedule begin as `row` does, but for how often it has run and what it has done already."""
     pending = stored.scheduled_for
-    if former is None or definition.is_one_off or row.scheduled_for is None:
+    if former is None or row.scheduled_for is None:
         return _edit(row, definition, stored, now)
+    if not definition.is_one_off:
+        row = _not_repeated(row, definition, stored, former, now)
+    if pending is not None:
+        row = replace(row, coalesced=row.coalesced + _overtaken_by(row, stored, former, now))
+    return _edit(row, definition, stored, now)
+
+
+def _not_repeated(
+    row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition, now: datetime
+) -> StoredSchedule:
+    """Return the row of other triggers from the first occurrence on that was not sent by the former ones."""
+    pending = stored.scheduled_for
     timetable, before = definitions.timetable_of(definition, row.anchor), definitions.timetable_of(former, stored.anchor)
     following: datetime | None = row.scheduled_for
     if definition.time is not None and row.scheduled_for == definition.time == former.time != pending and definition.time <= now:
@@ -71,26 +83,23 @@ def begun(
     if pending is not None and definition.interval is None:
         not_before = pending + MILLISECOND if is_being_sent(stored, now) else pending
         following = _not_done(following, timetable, before, not_before, now + _EARLY)
-    if following != row.scheduled_for:
-        row = _placed(row, definition, timetable, following)
-    if pending is not None:
-        row = replace(row, coalesced=row.coalesced + _overtaken_by(row, stored, former, now))
-    return _edit(row, definition, stored, now)
+    return row if following == row.scheduled_for else _placed(row, definition, timetable, following)
 
 
 def _overtaken_by(row: StoredSchedule, stored: StoredSchedule, former: Definition, now: datetime) -> int:
     """Return for how many that are late the first of other triggers stands besides itself: those that cannot be missed by a row.
 
-    That takes a claim, which nobody gets of what is being sent, or is quarantined. Of what is paused none is missed.
+    That takes a claim, which nobody gets while somebody else holds it, or of what is quarantined. Of what is paused none is.
     """
     if stored.scheduled_for is not None and stored.scheduled_for > now:
         return _stands_for(stored, now) - 1
     latest, count = _late(stored, former, now)
     if latest == row.scheduled_for:
         count -= 1
-    elif former.is_one_off or not (is_being_sent(stored, now) or stored.quarantined):
+    elif former.is_one_off or not (is_in_flight(stored, now) or stored.quarantined):
         return 0
-    return count - 1 if is_being_sent(stored, now) else count - 1 + stored.coalesced
+    has_a_row = is_being_sent(stored, now) or (latest == row.scheduled_for != stored.scheduled_for and _has_a_row(stored))
+    return max(0, count - 1 + (0 if has_a_row else stored.coalesced))
 
 
 def is_in_flight(stored: StoredSchedule, now: datetime) -> bool:
@@ -245,7 +254,8 @@ def _kept(
     pending = stored.scheduled_for or now
     latest, count = _late(stored, former, now)
     if _finds_less(timetable, pending, latest, count):
-        return replace(_placed(row, definition, timetable, latest), coalesced=stored.coalesced + count - 1)
+        others = 0 if _has_a_row(stored) else stored.coalesced
+        return replace(_placed(row, definition, timetable, latest), coalesced=others + count - 1)
     due = definitions.due_at(definition, timetable, pending) if not stored.attempt else stored.next_run_at
     return replace(_with_state(row, stored), scheduled_for=pending, next_run_at=due)
 
@@ -282,9 +292,21 @@ def _with_state(row: StoredSchedule, stored: StoredSchedule) -> StoredSchedule:
     return replace(row, coalesced=stored.coalesced, attempt=stored.attempt, last_error=stored.last_error)
 
 
-def drops(stored: StoredSchedule, former: Definition, changes: ScheduleChanges, now: datetime) -> bool:
-    """Whether changes take away what is due and has not been sent. A one-off is not missed when it gets another time."""
-    if former.is_one_off or stored.scheduled_for is None or stored.scheduled_for > now:
-        return False
-    kept = (UNSET, stored.scheduled_for, _late(stored, former, now)[0])
-    return changes.scheduled_for not in kept
+def _has_a_row(stored: StoredSchedule) -> bool:
+    """Whether what is pending and due gets a row of its own where the latest takes its place: it may have been sent."""
+    return stored.attempt > 0 and not (stored.paused or stored.quarantined)
+
+
+def dropped(
+    stored: StoredSchedule, former: Definition, changes: ScheduleChanges, now: datetime
+) -> Literal["all", "tried"] | None:
+    """Return what changes take away of what is due and has not been sent: all, or what was tried while the latest stays.
+
+    A one-off is not missed when it gets another time.
+    """
+    kept = (UNSET, stored.scheduled_for)
+    if former.is_one_off or stored.scheduled_for is None or stored.scheduled_for > now or changes.scheduled_for in kept:
+        return None
+    if changes.scheduled_for != _late(stored, former, now)[0]:
+        return "all"
+    return "tried" if _has_a_row(stored) else None

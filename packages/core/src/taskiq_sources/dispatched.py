@@ -31,12 +31,13 @@ class DispatchedTask(ScheduledTask):
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Take note of what sending it raises, unless that calls it off."""
+        self.failures.clear()
         try:
             yield
         except ScheduledTaskCancelledError:
             raise
-        except Exception as error:
-            self.failures.append(error)
+        except BaseException as error:  # whoever makes a time-out of a cancellation may keep that to itself, too
+            self.failures.append(error if isinstance(error, Exception) else TimeoutError("the send was cut off"))
             raise
 
     def result(self) -> bool:

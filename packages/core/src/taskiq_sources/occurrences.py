@@ -171,12 +171,15 @@ def cancelled(dispatch: Dispatch, now: datetime) -> Outcome:
     return _moved_on(dispatch.claim, dispatch.definition, dispatch.scheduled_for, run)
 
 
-def overtaken(claim: Claim, definition: Definition, now: datetime) -> Outcome:
-    """Return the outcome of what is due when its schedule is to be given other triggers: missed, and on to what is next."""
+def overtaken(claim: Claim, definition: Definition, now: datetime, *, up_to_pending: bool = False) -> Outcome:
+    """Return the outcome of what is due when its schedule is to be given other triggers: missed, and on to what is next.
+
+    With `up_to_pending`, of what is pending alone.
+    """
     schedule = claim.schedule
     pending = schedule.scheduled_for or now
     timetable = timetable_of(definition, schedule.anchor)
-    latest, count = due_until(definition, timetable, pending, now)
+    latest, count = (pending, 1) if up_to_pending else due_until(definition, timetable, pending, now)
     reason = "the schedule was given other triggers before it was sent"
     runs: tuple[Run, ...] = ()
     coalesced = schedule.coalesced + count - 1

@@ -181,7 +181,11 @@ class Settlers:
             logger.warning("Schedule %r could not be sent, it is tried again: %s", dispatch.schedule_id, error)
         else:
             logger.error("Schedule %r could not be sent, and is not tried again (at_most_once): %s", dispatch.schedule_id, error)
-        return occurrences.failed(dispatch, now, error)
+        outcome = occurrences.failed(dispatch, now, error)
+        if held.drained and dispatch.is_retried:  # it counts as tried, but is nobody's failure
+            schedule = dispatch.claim.schedule
+            return replace(outcome, attempt=max(1, schedule.attempt - 1), last_error=schedule.last_error)
+        return outcome
 
     def _note(self, settled: Iterable[Held], now: datetime) -> None:
         sent, failed, quarantined = [], 0, 0

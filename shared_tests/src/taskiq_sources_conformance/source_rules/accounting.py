@@ -22,6 +22,7 @@ _CHANGES: Final[dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]
     "cron with a time": ({**_HOURLY, "time": NOON + DAY}, {"cron": "20 7 * * *"}, {}),
     "pace": ({"interval": HOUR}, {"interval": DAY}, {}),
     "faster": ({"interval": HOUR}, {"interval": 10 * MINUTE}, {}),
+    "to a one-off": (_HOURLY, {"cron": None, "time": NOON + DAY}, {}),
     "to an interval": (_HOURLY, {"cron": None, "interval": DAY}, {}),
     "start": (_HOURLY, {}, {"start_at": NOON + 6 * HOUR + 15 * MINUTE}),
     "end": (_HOURLY, {}, {"end_at": NOON + 9 * HOUR}),
@@ -84,6 +85,25 @@ class AccountingRules:
         assert len({dispatch.occurrence_id for dispatch in sent}) == len(sent)
         left = await source.get_schedule("a")
         assert left is None or left.state.run_count == len(sent)
+
+    @pytest.mark.parametrize("delivery", ["at_most_once", "at_least_once"])
+    @pytest.mark.parametrize("change", ["pace", "faster", "start", "cron"])
+    async def test_what_may_have_been_sent_has_a_row(
+        self, source: ScheduleSource, clock: ManualClock, change: str, delivery: Any
+    ) -> None:
+        """Of a scheduler that died, where the latest takes its place. (Look at `_kept`.)"""
+        before, after, options = _CHANGES[change]
+        first = NOON + HOUR
+        clock.set(first if "interval" in before else first - SECOND)
+        labels = {"schedule_options": ScheduleOptions(delivery=delivery)}
+        await source.add_schedule(scheduled(**before, labels=labels))
+        clock.set(first)
+        await _let_it_happen(source, "died")
+        clock.set(first + (_LATE - 1) * HOUR + HOUR / 2)
+
+        await _declare(source, before, after, ScheduleOptions(delivery=delivery, **options))
+
+        assert [row.status for row in await rows(source) if row.scheduled_for == first] == ["unknown"]
 
     async def test_a_time_that_is_to_come_outlives_another_cron(self, source: ScheduleSource, clock: ManualClock) -> None:
         """It has not been sent. (Look at `begun`.)"""
