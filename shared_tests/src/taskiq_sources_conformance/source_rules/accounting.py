@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from taskiq_sources import ScheduleOptions, ScheduleSource, occurrences
+from taskiq_sources import ScheduleOptions, ScheduleSource, changing, occurrences
 from taskiq_sources.clock import ManualClock
 from taskiq_sources_conformance.source_build import DAY, HOUR, MINUTE, NOON, SECOND, play, rows, scheduled, take, take_one
 
@@ -46,6 +46,11 @@ _Change: TypeAlias = Callable[[ScheduleSource, dict[str, Any], dict[str, Any], S
 class AccountingRules:
     """Whatever has become of the first, and whatever is changed, no occurrence is forgotten, and none is sent twice."""
 
+    @pytest.fixture
+    def impatience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(changing, "_PATIENCE", 0.0)  # with what is in flight, which nothing happens to meanwhile
+
+    @pytest.mark.usefixtures("impatience")
     @pytest.mark.parametrize(("happened", "misfire"), _HAPPENED)
     @pytest.mark.parametrize("change", _CHANGES)
     async def test_what_is_late_is_accounted_for(
@@ -54,6 +59,7 @@ class AccountingRules:
         """Each is sent, or missed, or counted by one that is. (Look at `continuing`, and at `overtaken`.)"""
         await self._change_what_is_late(source, clock, change, happened, misfire, _declare)
 
+    @pytest.mark.usefixtures("impatience")
     @pytest.mark.parametrize(("happened", "misfire"), _HAPPENED)
     @pytest.mark.parametrize("change", ["cron", "pace", "start"])
     async def test_what_is_late_is_accounted_for_by_a_reschedule(
