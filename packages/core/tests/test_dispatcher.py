@@ -38,14 +38,6 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"loop_factory": VirtualEventLoop}
 
 
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    yield world
-    for scheduler in world.schedulers:
-        await scheduler.stop()
-
-
 # -- when things are sent ----------------------------------------------------------------------------------------------------
 
 
