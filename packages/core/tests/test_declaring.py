@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from seeds import seeds
 
 from taskiq_sources import ScheduledTask, ScheduleOptions, ScheduleSource
 from taskiq_sources.clock import ManualClock
@@ -22,7 +22,7 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=timezone.utc)
 JOBS = 4
 
 #: The random orders that are tried. There are faults that one in a thousand shows: ``nox -s races`` tries others, and more.
-SEEDS = range(*map(int, os.environ.get("TASKIQ_SOURCES_SEEDS", "0-60").split("-")))
+SEEDS = seeds("0-60")
 
 
 @pytest.fixture

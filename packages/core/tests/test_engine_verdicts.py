@@ -15,6 +15,7 @@ from engine_world import SECOND, START, World
 from taskiq_sources import DurableScheduler, InMemoryScheduleSource, SourceConnectionError
 from taskiq_sources.clock import floor_ms
 from taskiq_sources.reach import Reach
+from taskiq_sources_conformance.virtual import outage
 from taskiq_sources_conformance.virtual_loop import VirtualEventLoop
 
 pytestmark = pytest.mark.anyio
@@ -91,9 +92,7 @@ async def test_an_error_that_is_kept_back_is_a_failure(world: World) -> None:
     down_until = START + 20 * SECOND
     world.broker.fails = lambda _message: world.clock.read() < down_until
     await world.add(time=START)
-    scheduler = Quiet(world.broker, [world.another_source()])
-    world.schedulers.append(scheduler)
-    await scheduler.start()
+    await world.scheduler(kind=Quiet)
     await asyncio.sleep(10)
     [failed] = await world.runs()
     await asyncio.sleep(60)
@@ -113,9 +112,7 @@ class Impatient(DurableScheduler):
 async def test_a_time_out_that_is_kept_back_is_a_failure(world: World) -> None:
     world.broker.takes = 8.0
     await world.add(time=START)
-    scheduler = Impatient(world.broker, [world.another_source()])
-    world.schedulers.append(scheduler)
-    await scheduler.start()
+    await world.scheduler(kind=Impatient)
     await asyncio.sleep(10)
     [failed] = await world.runs()
     world.broker.takes = 0.1
@@ -148,27 +145,17 @@ async def test_tracebacks_are_told_without_credentials(world: World, caplog: pyt
 async def test_who_has_sent_settles_before_others_claim(world: World, away: float) -> None:
     """After an outage in which all leases have ended, what was sent is not taken for what is due."""
     sending, idle = (world.another_source(lease=timedelta(seconds=4)) for _ in range(2))
-    back_at = START + timedelta(seconds=1 + away)
-    for source in (sending, idle):
-        for name in ("claim", "settle", "renew", "next_due"):
-            setattr(source.store, name, _away(getattr(source.store, name), world, START + SECOND, back_at))
     world.broker.takes = 1.5
     await world.add(50, time=START)
     await world.scheduler(sending, max_concurrent_sends=50)
     await asyncio.sleep(0.5)
     await world.scheduler(idle)
+    await asyncio.sleep(0.5)
+    async with outage(sending.store), outage(idle.store):
+        await asyncio.sleep(away)
     await asyncio.sleep(60)
 
     assert sorted(world.broker.args()) == list(range(50))
-
-
-def _away(method: Any, world: World, since: Any, until: Any) -> Any:
-    async def call(*args: Any, **options: Any) -> Any:
-        if since <= world.clock.read() < until:
-            raise SourceConnectionError("it is away")
-        return await method(*args, **options)
-
-    return call
 
 
 def test_others_come_first_after_an_outage_that_leases_did_not_survive() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from seeds import seeds
 
 from taskiq_sources import InMemoryScheduleSource, ScheduledTask, ScheduleOptions, changing, occurrences
 from taskiq_sources.clock import ManualClock
@@ -20,9 +20,6 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 LEASE = timedelta(minutes=50)
 STEPS = 60
-
-#: As in `test_declaring`: ``nox -s races`` walks other ways, and more of them.
-SEEDS = range(*map(int, os.environ.get("TASKIQ_SOURCES_SEEDS", "0-200").split("-")))
 
 #: The minutes of an hour in which each cron has an occurrence: no time of day, so that a day of theirs can be counted by hand.
 CRONS = {"*/10 * * * *": range(0, 60, 10), "*/15 * * * *": range(0, 60, 15), "7 * * * *": [7], "*/6 * * * *": range(0, 60, 6)}
@@ -130,7 +127,7 @@ class Walk:
         await self.source.resume("a", catch_up=True)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds("0-200"))
 async def test_each_occurrence_is_accounted_for_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is sent, missed or unknown, or counted by another one; what failed last is pending still, or is not tried again."""
     monkeypatch.setattr(changing, "_PATIENCE", 0.0)  # nobody else does anything meanwhile

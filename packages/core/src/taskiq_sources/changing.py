@@ -148,8 +148,7 @@ class Changing:
     async def _record_as_missed(self, stored: StoredSchedule, former: Definition | None, changes: ScheduleChanges) -> None:
         """Record what is due and was not sent, if `changes` take it away. Should the process die then, the former goes on."""
         claim, now = self._claims.get(stored.id), await self._clock.now()
-        what = None if former is None else dropped(self.seen(stored), former, changes, now)
-        if former is None or what is None or stored.id in self._ends:
+        if former is None or stored.id in self._ends or (what := dropped(self.seen(stored), former, changes, now)) is None:
             return
         if claim is None or stored.timing_revision > claim.schedule.revision:  # it is paused, or somebody is sending it
             if is_in_flight(stored, now):

@@ -92,7 +92,7 @@ def _overtaken_by(row: StoredSchedule, stored: StoredSchedule, former: Definitio
     That takes a claim, which nobody gets while somebody else holds it, or of what is quarantined. Of what is paused none is.
     """
     if stored.scheduled_for is not None and stored.scheduled_for > now:
-        return _stands_for(stored, now) - 1
+        return 0 if is_being_sent(stored, now) else stored.coalesced - 1
     latest, count = _late(stored, former, now)
     if latest == row.scheduled_for:
         count -= 1
@@ -125,11 +125,6 @@ def _is_last(stored: StoredSchedule, definition: Definition) -> bool:
     return pending is not None and definitions.timetable_of(definition, stored.anchor).next_after(pending) is None
 
 
-def _stands_for(stored: StoredSchedule, now: datetime) -> int:
-    """Return for how many occurrences the next one stands, where what is pending is not due."""
-    return 1 if is_being_sent(stored, now) else stored.coalesced
-
-
 def _goes_on_otherwise(
     row: StoredSchedule, definition: Definition, stored: StoredSchedule, former: Definition, now: datetime
 ) -> bool:
@@ -140,7 +135,7 @@ def _goes_on_otherwise(
     if behind.scheduled_for is None or behind.scheduled_for > now:
         return False
     timetable = definitions.timetable_of(definition, _phase(row, definition, stored))
-    return _finds_less(timetable, behind.scheduled_for, *_late(behind, former, now))
+    return _counts_otherwise(timetable, behind.scheduled_for, *_late(behind, former, now))
 
 
 def _edit(row: StoredSchedule, definition: Definition, stored: StoredSchedule, now: datetime) -> ScheduleChanges:
@@ -224,14 +219,15 @@ def _at_another_pace(
     pending, old, new = stored.scheduled_for, definitions.interval_of(former), definitions.interval_of(definition)
     if pending is None or old is None or new is None:
         return row
-    late = _when_sent(stored, former) if is_being_sent(stored, now) else stored
-    if late.scheduled_for is not None and late.scheduled_for <= now:
+    is_sending = is_being_sent(stored, now)
+    left = _when_sent(stored, former) if is_sending else stored
+    if left.scheduled_for is not None and left.scheduled_for <= now:
         # No step of the new pace lies before now: nobody has waited for those.
-        last, _ = _late(late, former, now)
+        last, _ = _late(left, former, now)
         row = replace(row, anchor=max(last + new, now + MILLISECOND))
-        return _kept(row, definition, definitions.timetable_of(definition, row.anchor), late, former, now)
-    row = replace(row, coalesced=_stands_for(stored, now))
-    if is_being_sent(stored, now):
+        return _kept(row, definition, definitions.timetable_of(definition, row.anchor), left, former, now)
+    row = replace(row, coalesced=left.coalesced)
+    if is_sending:
         following = max(pending + new, now)
     elif pending <= stored.anchor and not stored.run_count:  # the first
         return row
@@ -253,15 +249,15 @@ def _kept(
     """Return the row with what is late pending. Where the new definition would not find all of it, the latest stands for all."""
     pending = stored.scheduled_for or now
     latest, count = _late(stored, former, now)
-    if _finds_less(timetable, pending, latest, count):
+    if _counts_otherwise(timetable, pending, latest, count):
         others = 0 if _has_a_row(stored) else stored.coalesced
         return replace(_placed(row, definition, timetable, latest), coalesced=others + count - 1)
     due = definitions.due_at(definition, timetable, pending) if not stored.attempt else stored.next_run_at
     return replace(_with_state(row, stored), scheduled_for=pending, next_run_at=due)
 
 
-def _finds_less(timetable: Timetable, pending: datetime, latest: datetime, count: int) -> bool:
-    """Whether there are fewer than the `count` from what is pending to the latest."""
+def _counts_otherwise(timetable: Timetable, pending: datetime, latest: datetime, count: int) -> bool:
+    """Whether there is another number than `count` from what is pending to the latest."""
     return more(timetable, pending, latest) != count - 1
 
 

@@ -21,29 +21,29 @@ class DispatchedTask(ScheduledTask):
     Args:
         scheduled_for: Nominal time of the occurrence, aware UTC.
         was_sent: Set by the source's ``post_send``: ``on_ready`` returns quietly when the application cancels a send.
-        failures: What sending it has raised: an ``on_ready`` around ours may keep it to itself.
+        failure: What sending it has raised: an ``on_ready`` around ours may keep it to itself.
     """
 
     scheduled_for: datetime = EPOCH
     was_sent: bool = Field(default=False, exclude=True)
-    failures: list[Any] = Field(default_factory=list, exclude=True)  # exceptions, which pydantic does not know
+    failure: Any = Field(default=None, exclude=True)  # an exception, which pydantic does not know
 
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Take note of what sending it raises, unless that calls it off."""
-        self.failures.clear()
+        self.failure = None
         try:
             yield
         except ScheduledTaskCancelledError:
             raise
         except BaseException as error:  # whoever makes a time-out of a cancellation may keep that to itself, too
-            self.failures.append(error if isinstance(error, Exception) else TimeoutError("the send was cut off"))
+            self.failure = error if isinstance(error, Exception) else TimeoutError("the send was cut off")
             raise
 
     def result(self) -> bool:
         """Return whether it was sent, and raise what kept it from that, if anything did."""
-        if self.failures and not self.was_sent:
-            raise self.failures[-1]
+        if self.failure is not None and not self.was_sent:
+            raise self.failure
         return self.was_sent
 
 
@@ -68,6 +68,5 @@ def dispatched_task(dispatch: Dispatch) -> DispatchedTask:
             "owner": definition.owner,
             "schedule_options": definition.options,
             "scheduled_for": dispatch.scheduled_for,
-            "failures": [],
         },
     )

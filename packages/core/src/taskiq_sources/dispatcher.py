@@ -193,10 +193,10 @@ class Dispatcher:
 
     async def _claim_what_is_due(self) -> float:
         """Claim what there is room for; return how many seconds to wait for more, unless something happens."""
-        if self.reach.has_failed and any(held.is_over for held in self.ledger):
-            await self._forgo()
-            return 1  # what was sent is recorded first: if its lease has ended, it is due again
         if self.reach.has_failed:
+            if any(held.is_over for held in self.ledger):
+                await self._forgo()
+                return 1  # what was sent is recorded first: if its lease has ended, it is due again
             await self._look()
         if (pause := self.reach.others_first) > 0:
             await self._forgo()

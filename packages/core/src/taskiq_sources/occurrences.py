@@ -180,13 +180,16 @@ def overtaken(claim: Claim, definition: Definition, now: datetime, *, up_to_pend
     pending = schedule.scheduled_for or now
     timetable = timetable_of(definition, schedule.anchor)
     latest, count = (pending, 1) if up_to_pending else due_until(definition, timetable, pending, now)
-    reason = "the schedule was given other triggers before it was sent"
-    runs: tuple[Run, ...] = ()
-    coalesced = schedule.coalesced + count - 1
+
+    def row(claim: Claim, moment: datetime, coalesced: int) -> Run:
+        reason = "the schedule was given other triggers before it was sent"
+        return _dispatch(claim, definition, moment, coalesced).run(_unsent(claim), now, reason)
+
     if schedule.attempt > 1 and count > 1:  # what was tried has a row of its own
-        runs = (_dispatch(claim, definition, pending, schedule.coalesced).run(_unsent(claim), now, reason),)
-        claim, coalesced = replace(claim, schedule=replace(schedule, attempt=1)), count - 1
-    runs += (_dispatch(claim, definition, latest, coalesced).run(_unsent(claim), now, reason),)
+        untried = replace(claim, schedule=replace(schedule, attempt=1))
+        runs: tuple[Run, ...] = (row(claim, pending, schedule.coalesced), row(untried, latest, count - 1))
+    else:
+        runs = (row(claim, latest, schedule.coalesced + count - 1),)
     following = timetable.next_after(latest)
     due = None if following is None else due_at(definition, timetable, following)
     return Outcome(claim=claim, scheduled_for=following, next_run_at=due, run_count=schedule.run_count, runs=runs)

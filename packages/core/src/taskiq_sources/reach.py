@@ -7,13 +7,17 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Final
 
 from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceConnectionError
 
 logger = logging.getLogger("taskiq_sources")
 
-_OTHERS_FIRST = 1.5  # seconds: longer than the pauses of who settles
+#: Seconds between two tries to record what was sent, at most.
+LONGEST_SETTLE_PAUSE: Final = 1.0
+
+_OTHERS_FIRST: Final = 1.5 * LONGEST_SETTLE_PAUSE
 
 
 class Reach:

@@ -15,7 +15,7 @@ from taskiq_sources.clock import Clock
 from taskiq_sources.errors import SourceClosedError, SourceConnectionError, error_text
 from taskiq_sources.held import Held, Ledger
 from taskiq_sources.models import Claim, Outcome
-from taskiq_sources.reach import Reach
+from taskiq_sources.reach import LONGEST_SETTLE_PAUSE, Reach
 from taskiq_sources.settings import DispatchSettings
 from taskiq_sources.tasking import event_or_timeout, in_slices
 
@@ -24,7 +24,6 @@ logger = logging.getLogger("taskiq_sources")
 _GATHERING = 0.01  # seconds: for so long results are gathered, to be settled in one call
 FIRST_PAUSE = 0.1  # seconds, after an error of the store, doubled up to …
 LONGEST_PAUSE = 5.0
-_LONGEST_PAUSE = 1.0  # seconds; what was sent is to be settled before others take it for what is due: see `Reach.others_first`
 
 
 class Settlers:
@@ -148,7 +147,7 @@ class Settlers:
                 self._reach.answered()
                 return
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, LONGEST_SETTLE_PAUSE)  # before others claim it: see `Reach.others_first`
 
     def _safe_outcome_of(self, held: Held, now: datetime) -> Outcome:
         """Return what to settle; where it cannot be told how the schedule goes on, it is set aside with that error."""
@@ -171,19 +170,17 @@ class Settlers:
         if held.cancelled:
             return occurrences.cancelled(dispatch, now)
         error = error_text("the send ended in an unknown way" if held.error is None else held.error)
+        if not dispatch.is_retried:
+            logger.error("Schedule %r could not be sent, and is not tried again (at_most_once): %s", dispatch.schedule_id, error)
+            return occurrences.failed(dispatch, now, error)
         limit = self._settings.max_attempts
-        has_failed_often = limit is not None and occurrences.failures_with(dispatch) >= limit and not held.drained
-        if has_failed_often and dispatch.is_retried:
+        if limit is not None and not held.drained and occurrences.failures_with(dispatch) >= limit:
             logger.error("Schedule %r is quarantined after %d failed sends: %s", dispatch.schedule_id, limit, error)
             held.quarantined = True
             return occurrences.given_up(dispatch, now, error)
-        if dispatch.is_retried:
-            logger.warning("Schedule %r could not be sent, it is tried again: %s", dispatch.schedule_id, error)
-        else:
-            logger.error("Schedule %r could not be sent, and is not tried again (at_most_once): %s", dispatch.schedule_id, error)
-        outcome = occurrences.failed(dispatch, now, error)
-        if held.drained and dispatch.is_retried:  # it counts as tried, but is nobody's failure
-            schedule = dispatch.claim.schedule
+        logger.warning("Schedule %r could not be sent, it is tried again: %s", dispatch.schedule_id, error)
+        outcome, schedule = occurrences.failed(dispatch, now, error), dispatch.claim.schedule
+        if held.drained:  # it counts as tried, but is nobody's failure
             return replace(outcome, attempt=max(1, schedule.attempt - 1), last_error=schedule.last_error)
         return outcome
 

@@ -74,8 +74,10 @@ class World:
     def another_source(self, **options: Any) -> InMemoryScheduleSource:
         return InMemoryScheduleSource(self.data, clock=self.clock, **options)
 
-    async def scheduler(self, source: ScheduleSource | None = None, **options: Any) -> DurableScheduler:
-        scheduler = DurableScheduler(self.broker, [source or self.another_source()], **options)
+    async def scheduler(
+        self, source: ScheduleSource | None = None, *, kind: type[DurableScheduler] = DurableScheduler, **options: Any
+    ) -> DurableScheduler:
+        scheduler = kind(self.broker, [source or self.another_source()], **options)
         self.schedulers.append(scheduler)
         await scheduler.start()
         return scheduler

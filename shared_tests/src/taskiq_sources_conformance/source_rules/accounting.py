@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, TypeAlias
 
 import pytest
 
 from taskiq_sources import ScheduleOptions, ScheduleSource, changing, occurrences
 from taskiq_sources.clock import ManualClock
-from taskiq_sources_conformance.source_build import DAY, HOUR, MINUTE, NOON, SECOND, play, rows, scheduled, take, take_one
+from taskiq_sources_conformance.source_build import DAY, HOUR, MINUTE, NOON, SECOND, play, rows, scheduled, take_one
 
 _HOURLY: Final = {"cron": "0 * * * *"}
 
@@ -38,6 +38,7 @@ _HAPPENED: Final = [
     ("failed, in flight", "fire_once"),
 ]
 
+_FIRST = NOON + HOUR
 _LATE = 6
 
 _Change: TypeAlias = Callable[[ScheduleSource, dict[str, Any], dict[str, Any], ScheduleOptions], Awaitable[None]]
@@ -72,12 +73,7 @@ class AccountingRules:
         self, source: ScheduleSource, clock: ManualClock, change: str, happened: str, misfire: Any, make: _Change
     ) -> None:
         before, after, options = _CHANGES[change]
-        first = NOON + HOUR
-        clock.set(first if "interval" in before else first - SECOND)
-        await source.add_schedule(scheduled(**before, labels={"schedule_options": ScheduleOptions(misfire=misfire)}))
-        clock.set(first)
-        await _let_it_happen(source, happened.partition(",")[0])
-        clock.set(first + (_LATE - 1) * HOUR + HOUR / 2)
+        await _be_late(source, clock, before, happened.partition(",")[0], ScheduleOptions(misfire=misfire))
         in_flight = [await take_one(source)] if "in flight" in happened else []
         await make(source, before, after, ScheduleOptions(misfire=misfire, **options))
         changed_at = await clock.now()
@@ -99,17 +95,11 @@ class AccountingRules:
     ) -> None:
         """Of a scheduler that died, where the latest takes its place. (Look at `_kept`.)"""
         before, after, options = _CHANGES[change]
-        first = NOON + HOUR
-        clock.set(first if "interval" in before else first - SECOND)
-        labels = {"schedule_options": ScheduleOptions(delivery=delivery)}
-        await source.add_schedule(scheduled(**before, labels=labels))
-        clock.set(first)
-        await _let_it_happen(source, "died")
-        clock.set(first + (_LATE - 1) * HOUR + HOUR / 2)
+        await _be_late(source, clock, before, "died", ScheduleOptions(delivery=delivery))
 
         await _declare(source, before, after, ScheduleOptions(delivery=delivery, **options))
 
-        assert [row.status for row in await rows(source) if row.scheduled_for == first] == ["unknown"]
+        assert [row.status for row in await rows(source) if row.scheduled_for == _FIRST] == ["unknown"]
 
     async def test_a_time_that_is_to_come_outlives_another_cron(self, source: ScheduleSource, clock: ManualClock) -> None:
         """It has not been sent. (Look at `begun`.)"""
@@ -149,11 +139,17 @@ async def _reschedule(source: ScheduleSource, _: dict[str, Any], after: dict[str
     await source.reschedule("a", **after, options=options)
 
 
-async def _let_it_happen(source: ScheduleSource, happened: str) -> None:
-    """Let the first occurrence fail, be given up, or be claimed by a scheduler that dies."""
-    now: datetime = await source.clock.now()
-    for dispatch in await take(source) if happened in {"failed", "died", "given up"} else []:
+async def _be_late(
+    source: ScheduleSource, clock: ManualClock, before: dict[str, Any], happened: str, options: ScheduleOptions
+) -> None:
+    """Store a schedule, let its first occurrence fail, be given up or die with its scheduler, and others become late after it."""
+    clock.set(_FIRST if "interval" in before else _FIRST - SECOND)
+    await source.add_schedule(scheduled(**before, labels={"schedule_options": options}))
+    clock.set(_FIRST)
+    if happened in {"failed", "died", "given up"}:
+        dispatch = await take_one(source)
         if happened == "failed":
-            await source.desk.settle([occurrences.failed(dispatch, now, "the broker is away")])
+            await source.desk.settle([occurrences.failed(dispatch, _FIRST, "the broker is away")])
         if happened == "given up":
-            await source.desk.settle([occurrences.given_up(dispatch, now, "the broker is away")])
+            await source.desk.settle([occurrences.given_up(dispatch, _FIRST, "the broker is away")])
+    clock.set(_FIRST + (_LATE - 1) * HOUR + HOUR / 2)
